@@ -1,0 +1,195 @@
+//! The agent's configuration: one section per component, each defined beside that component.
+//!
+//! Without a file the agent works on a laptop: it listens on the OTLP ports and sends everything to a
+//! central process on 127.0.0.1:14317. [`Config::problems`] lists everything that cannot work.
+
+use std::time::Duration;
+
+use mirador_service::admin::{AdminConfig, HealthEndpoint, MetricsEndpoint};
+use mirador_service::memory::{Budget, MemoryConfig};
+use mirador_service::telemetry::LogConfig;
+use mirador_transport::{receiver, sender};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who this agent is towards central. Default: `hostname-` and six random hexadecimal digits.
+    /// On Kubernetes set it to `${env:K8S_NODE_NAME}`. Must not be shared by two running agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<String>,
+    /// OTLP in.
+    pub receiver: receiver::Config,
+    /// How much memory requests may take.
+    pub memory: MemoryConfig,
+    /// Which RED series are made of spans.
+    pub red: mirador_sketch::Config,
+    /// RED windows on their way to central.
+    pub windows: WindowsConfig,
+    /// Where each kind of data goes.
+    pub exporters: ExportersConfig,
+    /// Logs and metrics of the agent itself.
+    pub telemetry: TelemetryConfig,
+    /// The health endpoint.
+    pub health: HealthEndpoint,
+    /// Redirection of the pods' OTLP connections to this agent.
+    pub steering: SteeringConfig,
+    /// Threads.
+    pub runtime: RuntimeConfig,
+    /// How long a shutdown may take before what is left is given up. Default 25s, under the 30s that
+    /// Kubernetes waits.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "mirador_service::duration::GoDuration")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            agent_id: None,
+            receiver: receiver::Config::default(),
+            memory: MemoryConfig::default(),
+            red: mirador_sketch::Config::default(),
+            windows: WindowsConfig::default(),
+            exporters: ExportersConfig::default(),
+            telemetry: TelemetryConfig::default(),
+            health: HealthEndpoint::default(),
+            steering: SteeringConfig::default(),
+            runtime: RuntimeConfig::default(),
+            shutdown_grace: Duration::from_secs(25),
+        }
+    }
+}
+
+/// RED windows that central has not acknowledged yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WindowsConfig {
+    /// Bytes of windows that wait for central at most; beyond it the oldest is dropped and counted.
+    /// Default 16777216 (16 MiB).
+    pub queue_size_bytes: usize,
+}
+
+impl Default for WindowsConfig {
+    fn default() -> Self {
+        Self { queue_size_bytes: 16 << 20 }
+    }
+}
+
+/// One destination per kind of data. A kind that is set to `null` is refused as not configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExportersConfig {
+    /// Spans, by trace id.
+    pub traces: Option<sender::Config>,
+    /// Metrics, by resource.
+    pub metrics: Option<sender::Config>,
+    /// Logs, by resource.
+    pub logs: Option<sender::Config>,
+    /// RED deltas, by service. `null` turns RED off.
+    pub red: Option<sender::Config>,
+}
+
+impl Default for ExportersConfig {
+    fn default() -> Self {
+        Self {
+            traces: Some(sender::Config::default()),
+            metrics: Some(sender::Config::default()),
+            logs: Some(sender::Config::default()),
+            red: Some(sender::Config::default()),
+        }
+    }
+}
+
+impl ExportersConfig {
+    /// The configured destinations with their keys.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &sender::Config)> {
+        [("traces", &self.traces), ("metrics", &self.metrics), ("logs", &self.logs), ("red", &self.red)]
+            .into_iter()
+            .filter_map(|(name, config)| Some((name, config.as_ref()?)))
+    }
+}
+
+/// Logs and metrics of the agent itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// The agent's own log.
+    pub logs: LogConfig,
+    /// The Prometheus endpoint (`/metrics`).
+    pub metrics: MetricsEndpoint,
+}
+
+/// Redirection of the pods' OTLP connections to this agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SteeringConfig {
+    /// Whether the BPF programs are attached when they are there. Default true.
+    pub enabled: bool,
+}
+
+impl Default for SteeringConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// Threads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// Worker threads. Default 0: one per core that the process may use.
+    pub workers: usize,
+}
+
+impl RuntimeConfig {
+    /// The number of threads that is in effect.
+    pub fn effective_workers(&self) -> usize {
+        if self.workers > 0 {
+            return self.workers;
+        }
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    }
+}
+
+impl Config {
+    /// Where the process answers about itself.
+    pub fn admin(&self) -> AdminConfig {
+        AdminConfig { metrics: self.telemetry.metrics.clone(), health: self.health.clone() }
+    }
+
+    /// Everything that cannot work; each line names the key, the value and what would be right.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.agent_id.as_deref().is_some_and(|id| id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_graphic())) {
+            found.push("agent_id must be printable ASCII without spaces, because it is sent as a header".to_owned());
+        }
+        for (name, exporter) in self.exporters.each() {
+            found.extend(exporter.problems().into_iter().map(|line| format!("exporters.{name}.{line}")));
+        }
+        found.extend(self.receiver.problems("receiver"));
+        if let Err(error) = Budget::from_config(&self.memory) {
+            found.push(error.to_string());
+        }
+        found.extend(self.red.problems().into_iter().map(|error| format!("red.{error}")));
+        if let Err(error) = self.telemetry.logs.validate() {
+            found.push(format!("telemetry.{error}"));
+        }
+        for (key, endpoint) in
+            [("telemetry.metrics", &self.telemetry.metrics.endpoint), ("health", &self.health.endpoint)]
+        {
+            if endpoint.parse::<std::net::SocketAddr>().is_err() {
+                found.push(format!("{key}.endpoint: `{endpoint}` is not address:port, as in 0.0.0.0:8888"));
+            }
+        }
+        if self.windows.queue_size_bytes == 0 {
+            found.push("windows.queue_size_bytes is 0: it must be at least 1".to_owned());
+        }
+        if self.shutdown_grace.is_zero() {
+            found.push("shutdown_grace is 0s: it must be longer, or nothing in flight can finish".to_owned());
+        }
+        found
+    }
+}

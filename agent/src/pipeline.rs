@@ -1,0 +1,218 @@
+//! One request's way through the agent: validate, place, send, count, acknowledge.
+//!
+//! Invariants: a request is acknowledged after every owner has taken its part; its spans are counted
+//! into RED after that and only then; every item is in exactly one book of the [`Ledger`] at any time;
+//! a request whose client goes away is carried on ([`crate::unheard`]).
+//!
+//! Never: allocates per span, answers success for something that was not delivered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirador_otlp::{Limits, Request, Signal, WireError};
+use mirador_service::drain::Drain;
+use mirador_service::memory::Permit;
+use mirador_service::metrics::{Counter, Registry};
+use mirador_transport::receiver::ReceiverMetrics;
+use mirador_transport::sender::Destination;
+use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
+
+use tonic::Code;
+
+use crate::ledger::{Entry, Ledger};
+use crate::red::Red;
+use crate::unheard::Unheard;
+
+/// The hint for a client whose request did not fit twice into the byte budget.
+const MEMORY_HINT: Duration = Duration::from_secs(1);
+
+/// Where each signal goes; `None` is refused as not configured.
+#[derive(Debug, Clone, Default)]
+pub struct Destinations {
+    /// Spans.
+    pub traces: Option<Destination>,
+    /// Metrics.
+    pub metrics: Option<Destination>,
+    /// Log records.
+    pub logs: Option<Destination>,
+}
+
+impl Destinations {
+    fn of(&self, signal: Signal) -> Option<&Destination> {
+        match signal {
+            Signal::Traces => self.traces.as_ref(),
+            Signal::Metrics => self.metrics.as_ref(),
+            Signal::Logs => self.logs.as_ref(),
+        }
+    }
+}
+
+/// Takes what the receiver admitted.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    stages: Arc<Stages>,
+    unheard: Unheard,
+}
+
+#[derive(Debug)]
+struct Stages {
+    destinations: Destinations,
+    red: Option<Red>,
+    ledger: Ledger,
+    /// The same items under the collector's names.
+    received: ReceiverMetrics,
+    limits: Limits,
+    drain: Drain,
+    without_trace_id: Counter,
+}
+
+impl Pipeline {
+    /// Joins the stages; `red` is `None` when RED is turned off.
+    pub fn new(
+        destinations: Destinations,
+        red: Option<Red>,
+        received: ReceiverMetrics,
+        registry: &Registry,
+        drain: Drain,
+    ) -> Self {
+        let unheard = Unheard::default();
+        let remembered = unheard.clone();
+        registry.observe_gauge(
+            "mirador_agent_unheard_requests",
+            "Requests that are carried on, or were delivered, after their client had gone.",
+            move || remembered.len() as f64,
+        );
+        Self {
+            stages: Arc::new(Stages {
+                destinations,
+                red,
+                ledger: Ledger::register(registry),
+                received,
+                limits: Limits::default(),
+                drain,
+                without_trace_id: registry.counter(
+                    "mirador_agent_spans_without_trace_id",
+                    "Spans without a valid trace id, placed by the hash of their resource.",
+                ),
+            }),
+            unheard,
+        }
+    }
+}
+
+impl Consume for Pipeline {
+    async fn consume(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
+        let Kind::Otlp(signal) = incoming.kind else {
+            return Err(Refusal {
+                code: Code::Unimplemented,
+                message: "an agent takes no RED deltas; send them to central".to_owned(),
+                retry_after: None,
+                reason: "not_configured",
+            });
+        };
+        let seed = signal as u64;
+        if let Some(accepted) = self.unheard.join(seed, &incoming.body).await {
+            self.stages.count_joined(signal, &incoming);
+            return Ok(accepted);
+        }
+        let body = incoming.body.clone();
+        let stages = Arc::clone(&self.stages);
+        self.unheard.guard(seed, body, async move { stages.settle(signal, incoming).await }).await
+    }
+}
+
+impl Stages {
+    async fn settle(&self, signal: Signal, incoming: Incoming) -> Result<Accepted, Refusal> {
+        let _in_flight = self.drain.guard();
+        let Incoming { body, permit, transport, .. } = incoming;
+        let request = Request::parse(signal, body, &self.limits).map_err(|error| malformed(&error))?;
+        let outcome = self.forward(&request, permit).await;
+        let items = request.items() as u64;
+        let refused = outcome.as_ref().map_or(items, |accepted| accepted.rejected_items.min(items));
+        if refused > 0 {
+            self.received.refused(signal, transport, refused);
+        }
+        self.received.accepted(signal, transport, items - refused);
+        outcome
+    }
+
+    async fn forward(&self, request: &Request, mut permit: Permit) -> Result<Accepted, Refusal> {
+        let signal = request.signal();
+        let entry = self.ledger.enter(signal, request.items());
+        let Some(destination) = self.destinations.of(signal) else {
+            return refuse(entry, not_configured(signal));
+        };
+        if request.items() == 0 {
+            entry.sent(0);
+            return Ok(Accepted::default());
+        }
+        let owners = destination.owners();
+        let placed = match owners.place(request) {
+            Ok(placed) => placed,
+            Err(no_owner) => return refuse(entry, no_owner.into()),
+        };
+        if placed.without_trace_id > 0 {
+            self.without_trace_id.inc_by(placed.without_trace_id as u64);
+        }
+        // Parts that are no slices of the request are a second copy of it, which the budget must know.
+        let copied = copied_bytes(request, &placed.parts);
+        if copied > 0 && !permit.grow(copied) {
+            return refuse(entry, no_memory());
+        }
+        match destination.send(Kind::Otlp(signal), &owners, placed.parts, destination.deadline()).await {
+            Ok(accepted) => {
+                if let (Signal::Traces, Some(red)) = (signal, &self.red) {
+                    red.observe(request);
+                }
+                entry.sent(accepted.rejected_items);
+                Ok(accepted)
+            }
+            Err(refusal) => refuse(entry, refusal),
+        }
+    }
+
+    /// Books a repetition whose first sending was delivered unheard. It was valid then, so it parses.
+    fn count_joined(&self, signal: Signal, incoming: &Incoming) {
+        if let Ok(request) = Request::parse(signal, incoming.body.clone(), &self.limits) {
+            self.ledger.enter(signal, request.items()).dropped("delivered_before");
+        }
+    }
+}
+
+fn refuse(entry: Entry, refusal: Refusal) -> Result<Accepted, Refusal> {
+    entry.refused(refusal.reason);
+    Err(refusal)
+}
+
+fn copied_bytes(request: &Request, parts: &[mirador_otlp::splice::Part]) -> usize {
+    let whole = request.bytes();
+    let is_whole = |bytes: &bytes::Bytes| bytes.as_ptr() == whole.as_ptr() && bytes.len() == whole.len();
+    parts.iter().filter(|part| !is_whole(&part.bytes)).map(|part| part.bytes.len()).sum()
+}
+
+fn malformed(error: &WireError) -> Refusal {
+    Refusal {
+        code: Code::InvalidArgument,
+        message: format!("the body is not a valid OTLP request: {error}"),
+        retry_after: None,
+        reason: "malformed",
+    }
+}
+
+fn not_configured(signal: Signal) -> Refusal {
+    Refusal {
+        code: Code::Unimplemented,
+        message: format!("this agent forwards no {}: set exporters.{0}", signal.as_str()),
+        retry_after: None,
+        reason: "not_configured",
+    }
+}
+
+fn no_memory() -> Refusal {
+    Refusal {
+        code: Code::ResourceExhausted,
+        message: "the byte budget has no room for the parts of this request".to_owned(),
+        retry_after: Some(MEMORY_HINT),
+        reason: "memory",
+    }
+}

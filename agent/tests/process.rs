@@ -1,0 +1,104 @@
+//! The agent as a process: its command line, its exit codes, its signals.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn agent(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mirador-agent"));
+    command.args(args).env_remove("MIRADOR_AGENT_CONFIG");
+    command
+}
+
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.yaml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn validate_prints_what_is_in_effect_and_what_it_prints_is_valid_again() {
+    let (_folder, path) = file("agent_id: node-9\nexporters:\n  traces:\n    headers: {authorization: secret}\n");
+    let output = agent(&["validate", "--config", path.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let effective = text(&output.stdout);
+    assert!(effective.contains("agent_id: node-9") && effective.contains("127.0.0.1:14317"), "{effective}");
+    assert!(!effective.contains("secret") && effective.contains("REDACTED"), "header values are never printed");
+    let (_folder, path) = file(&effective);
+    let again = agent(&["validate", "--config", path.to_str().unwrap()]);
+    assert_eq!(text(&again.stdout), effective, "{}", text(&again.stderr));
+}
+
+#[test]
+fn every_problem_of_a_configuration_is_listed_and_the_exit_code_is_64() {
+    let (_folder, path) = file(
+        "shutdown_grace: 0s\nwindows: {queue_size_bytes: 0}\nexporters:\n  traces:\n    timeout: 0s\n    resolver: {static: {hostnames: [\"http://central:4317\"]}}\n",
+    );
+    for verb in ["validate", "run"] {
+        let output = agent(&[verb, "--config", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(64), "{verb}");
+        let problems = text(&output.stderr);
+        for key in ["shutdown_grace", "windows.queue_size_bytes", "exporters.traces.timeout", "http://central:4317"] {
+            assert!(problems.contains(key), "{key} is missing in:\n{problems}");
+        }
+    }
+    let (_folder, path) = file("exporters: {trace: {}}\n");
+    let output = agent(&["validate", "--config", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("traces"), "the nearest known key is named: {}", text(&output.stderr));
+}
+
+#[test]
+fn explain_says_who_takes_what_for_people_and_for_programs() {
+    let (_folder, path) = file(
+        "exporters:\n  traces: {placement: otel-crc32, resolver: {static: {hostnames: [endpoint-1, endpoint-2]}}}\n",
+    );
+    let path = path.to_str().unwrap();
+    let output = agent(&["explain", "--config", path, "--trace-id", "0af7651916cd43dd8448eb211c80319c"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("traces"), "{}", text(&output.stdout));
+    let output = agent(&["explain", "--config", path, "--resource", "service.name=cart", "--output", "json"]);
+    let placements: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(placements.as_array().unwrap().len(), 2, "metrics and logs");
+    assert_eq!(placements[0]["owner"], "127.0.0.1:14317");
+    assert_eq!(agent(&["explain", "--trace-id", "nonsense"]).status.code(), Some(64));
+}
+
+#[test]
+fn sigterm_drains_and_exits_with_0() {
+    // A port that nobody listens on: the agent serves without its central.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = String::from(
+        "receiver: {protocols: {grpc: {endpoint: \"127.0.0.1:0\"}, http: {endpoint: \"127.0.0.1:0\"}}}\nhealth: {endpoint: \"127.0.0.1:0\"}\ntelemetry: {metrics: {endpoint: \"127.0.0.1:0\"}, logs: {format: json}}\nshutdown_grace: 10s\nexporters:\n",
+    );
+    for name in ["traces", "metrics", "logs", "red"] {
+        config.push_str(&format!("  {name}: {{resolver: {{static: {{hostnames: [\"{nobody}\"]}}}}}}\n"));
+    }
+    let (_folder, path) = file(&config);
+    let mut child = command(&["run", "--config", path.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut log = Vec::new();
+    for line in lines.by_ref() {
+        log.push(line.unwrap());
+        if log.last().unwrap().contains("ready for OTLP") {
+            break;
+        }
+    }
+    let steering: Vec<&String> = log.iter().filter(|line| line.contains("not built")).collect();
+    assert_eq!(steering.len(), 1, "steering says once that it is not built: {log:?}");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("nothing was lost")), "{rest:?}");
+}

@@ -1,0 +1,158 @@
+//! The command line: one subcommand per role, and `validate`.
+//!
+//! Exit codes: 0 done, 64 the configuration or the command line is wrong (nothing was bound), 70 the process failed
+//! while it ran.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mirador_service::config as file;
+
+use crate::config::Config;
+use crate::role::Role;
+
+/// `EX_SOFTWARE` of sysexits.h.
+const EXIT_FAILED: u8 = 70;
+
+/// Pairs spans into service edges, merges RED series, scores every metric and stores everything once.
+#[derive(Debug, Parser)]
+#[command(name = "mirador-central", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do. A running role drains on SIGTERM; a second signal exits at once.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pair spans into service edges and store traces.
+    #[command(name = "servicegraph")]
+    ServiceGraph(RoleArgs),
+    /// Merge the RED deltas of all agents into one exact set of series.
+    #[command(name = "spanmetrics")]
+    SpanMetrics(RoleArgs),
+    /// Score and store every metric.
+    #[command(name = "isolationforest")]
+    IsolationForest(RoleArgs),
+    /// Store log records.
+    Logs(RoleArgs),
+    /// Every role in one process; without a file on loopback, with everything in one SQLite file.
+    All(AllArgs),
+    /// Print the configuration that is in effect, or every problem in it.
+    Validate(ValidateArgs),
+}
+
+/// Where the configuration of one role is.
+#[derive(Debug, Clone, Args)]
+pub struct RoleArgs {
+    /// The configuration file (YAML).
+    #[arg(long, short, env = "MIRADOR_CENTRAL_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Where the configuration of all roles is.
+#[derive(Debug, Clone, Args)]
+pub struct AllArgs {
+    /// The configuration file (YAML). Without it: 127.0.0.1:14317 and 14318, metrics on 18888, health on 23133, the
+    /// embedded store in ./mirador-data.
+    #[arg(long, short, env = "MIRADOR_CENTRAL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What to check.
+#[derive(Debug, Clone, Args)]
+pub struct ValidateArgs {
+    /// The role that the file is for.
+    #[arg(value_enum, default_value = "all")]
+    role: Role,
+    #[command(flatten)]
+    file: AllArgs,
+}
+
+/// A command that failed, with its exit code.
+#[derive(Debug)]
+pub struct Failed {
+    code: u8,
+    message: String,
+}
+
+impl Failed {
+    /// The configuration or the command line is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { code: file::EXIT_CODE, message: message.into() }
+    }
+
+    /// The process failed while it ran.
+    pub fn software(error: &anyhow::Error) -> Self {
+        Self { code: EXIT_FAILED, message: format!("{error:#}") }
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Says it on stderr.
+    pub fn report(&self) -> ExitCode {
+        // Nothing is left to do when stderr is closed.
+        drop(writeln!(std::io::stderr(), "mirador-central: {}", self.message.trim_end()));
+        ExitCode::from(self.code)
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Task {
+    /// Run a role.
+    Run(Role, Box<Config>),
+    /// Print this.
+    Print(String),
+}
+
+impl Cli {
+    /// Reads and checks what the command needs; all problems are in the error.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read or cannot work.
+    pub fn task(&self) -> Result<Task, Failed> {
+        let run = |role: Role, path: Option<&Path>| Ok(Task::Run(role, Box::new(load(role, path)?)));
+        match &self.command {
+            Command::ServiceGraph(args) => run(Role::ServiceGraph, Some(&args.config)),
+            Command::SpanMetrics(args) => run(Role::SpanMetrics, Some(&args.config)),
+            Command::IsolationForest(args) => run(Role::IsolationForest, Some(&args.config)),
+            Command::Logs(args) => run(Role::Logs, Some(&args.config)),
+            Command::All(args) => run(Role::All, args.config.as_deref()),
+            Command::Validate(args) => {
+                let config = load(args.role, args.file.config.as_deref())?;
+                Ok(Task::Print(file::render(&config)))
+            }
+        }
+    }
+}
+
+/// The configuration of a role: the file's, or without a file the laptop's.
+fn load(role: Role, path: Option<&Path>) -> Result<Config, Failed> {
+    let config = match path {
+        Some(path) => file::load::<Config>(path).map_err(|error| Failed::usage(error.to_string()))?,
+        None => Config::laptop(),
+    };
+    let problems = config.problems(role);
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    Err(Failed::usage(format!("the configuration cannot work:\n  {}", problems.join("\n  "))))
+}
+
+/// Writes to stdout.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn print(text: &str) -> Result<(), Failed> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failed::software(&error.into()))
+}
+
+#[cfg(test)]
+mod tests;

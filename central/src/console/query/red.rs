@@ -1,0 +1,288 @@
+//! RED per operation, edges of the service graph and anomalies, read from stored series.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, params};
+use serde::Serialize;
+
+use super::{Growth, LabelMap, growth};
+
+const CALLS: &str = "traces_span_metrics_calls_total";
+const DURATION: [(&str, f64); 2] = [
+    ("traces_span_metrics_duration_milliseconds_bucket", 1.0),
+    ("traces_span_metrics_duration_seconds_bucket", 1000.0),
+];
+const EDGE_TOTAL: &str = "traces_service_graph_request_total";
+const EDGE_FAILED: &str = "traces_service_graph_request_failed_total";
+const EDGE_SERVER: &str = "traces_service_graph_request_server_seconds_bucket";
+const EDGE_CLIENT: &str = "traces_service_graph_request_client_seconds_bucket";
+
+/// RED of one operation.
+#[derive(Debug, Serialize)]
+pub(in crate::console) struct RedRow {
+    service: String,
+    span: String,
+    kind: String,
+    calls: f64,
+    rate: f64,
+    errors: f64,
+    error_ratio: f64,
+    p50_ms: Option<f64>,
+    p95_ms: Option<f64>,
+    p99_ms: Option<f64>,
+}
+
+/// One edge of the service graph.
+#[derive(Debug, Serialize)]
+pub(in crate::console) struct EdgeRow {
+    client: String,
+    server: String,
+    connection_type: String,
+    calls: f64,
+    rate: f64,
+    failed: f64,
+    p50_ms: Option<f64>,
+    p95_ms: Option<f64>,
+}
+
+/// The latest score of one series.
+#[derive(Debug, Serialize)]
+pub(in crate::console) struct AnomalyRow {
+    metric: String,
+    labels: LabelMap,
+    score: f64,
+    peak: f64,
+    flagged: bool,
+    timestamp_ms: i64,
+}
+
+/// Cumulative bucket growth by upper bound, in the order of the bounds.
+#[derive(Default)]
+struct Buckets(BTreeMap<u64, f64>);
+
+impl Buckets {
+    fn add(&mut self, le: &str, increase: f64) {
+        if let Ok(bound) = le.parse::<f64>() {
+            // Bounds are not negative, so their bits sort as their values do; +Inf comes last.
+            *self.0.entry(bound.to_bits()).or_default() += increase;
+        }
+    }
+
+    /// Linear inside a bucket, as PromQL's `histogram_quantile`; the last finite bound stands for what is above it.
+    fn quantile(&self, quantile: f64, scale: f64) -> Option<f64> {
+        let total = *self.0.values().next_back()?;
+        if total <= 0.0 {
+            return None;
+        }
+        let rank = quantile * total;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for (&bits, &count) in &self.0 {
+            let bound = f64::from_bits(bits);
+            if count >= rank {
+                if bound.is_infinite() {
+                    return Some(lower * scale);
+                }
+                let inside = if count > below {
+                    (rank - below) / (count - below)
+                } else {
+                    1.0
+                };
+                return Some((lower + (bound - lower) * inside) * scale);
+            }
+            (below, lower) = (count, bound);
+        }
+        Some(lower * scale)
+    }
+}
+
+/// Seconds between the first and the last sample, at least one.
+fn seconds(growths: &[Growth]) -> f64 {
+    let first = growths
+        .iter()
+        .map(|growth| growth.first_ms)
+        .min()
+        .unwrap_or(0);
+    let last = growths
+        .iter()
+        .map(|growth| growth.last_ms)
+        .max()
+        .unwrap_or(0);
+    ((last - first) as f64 / 1000.0).max(1.0)
+}
+
+fn label(labels: &LabelMap, name: &str) -> String {
+    labels.get(name).cloned().unwrap_or_default()
+}
+
+/// RED of every operation since `since_ms`, busiest first.
+pub(in crate::console) fn red(
+    connection: &Connection,
+    since_ms: i64,
+) -> anyhow::Result<Vec<RedRow>> {
+    type Key = (String, String, String);
+    let key = |labels: &LabelMap| -> Key {
+        (
+            label(labels, "service_name"),
+            label(labels, "span_name"),
+            label(labels, "span_kind"),
+        )
+    };
+    let calls = growth(connection, CALLS, since_ms)?;
+    let seconds = seconds(&calls);
+    let mut rows: BTreeMap<Key, (f64, f64)> = BTreeMap::new();
+    for growth in &calls {
+        let (total, errors) = rows.entry(key(&growth.labels)).or_default();
+        *total += growth.increase;
+        if growth
+            .labels
+            .get("status_code")
+            .is_some_and(|code| code == "STATUS_CODE_ERROR")
+        {
+            *errors += growth.increase;
+        }
+    }
+    let mut durations: BTreeMap<Key, (Buckets, f64)> = BTreeMap::new();
+    for (name, scale) in DURATION {
+        for growth in growth(connection, name, since_ms)? {
+            let (buckets, stored_scale) = durations.entry(key(&growth.labels)).or_default();
+            buckets.add(&label(&growth.labels, "le"), growth.increase);
+            *stored_scale = scale;
+        }
+    }
+    let mut found: Vec<RedRow> = rows
+        .into_iter()
+        .map(|(key, (calls, errors))| {
+            let quantile = |quantile| {
+                durations
+                    .get(&key)
+                    .and_then(|(buckets, scale)| buckets.quantile(quantile, *scale))
+            };
+            RedRow {
+                calls,
+                rate: calls / seconds,
+                errors,
+                error_ratio: if calls > 0.0 { errors / calls } else { 0.0 },
+                p50_ms: quantile(0.5),
+                p95_ms: quantile(0.95),
+                p99_ms: quantile(0.99),
+                service: key.0,
+                span: key.1,
+                kind: key.2.trim_start_matches("SPAN_KIND_").to_lowercase(),
+            }
+        })
+        .collect();
+    found.sort_by(|left, right| right.calls.total_cmp(&left.calls));
+    Ok(found)
+}
+
+/// Every edge since `since_ms`, busiest first.
+pub(in crate::console) fn edges(
+    connection: &Connection,
+    since_ms: i64,
+) -> anyhow::Result<Vec<EdgeRow>> {
+    type Key = (String, String, String);
+    let key = |labels: &LabelMap| -> Key {
+        (
+            label(labels, "client"),
+            label(labels, "server"),
+            label(labels, "connection_type"),
+        )
+    };
+    let totals = growth(connection, EDGE_TOTAL, since_ms)?;
+    let seconds = seconds(&totals);
+    let mut rows: BTreeMap<Key, (f64, f64, Buckets, Buckets)> = BTreeMap::new();
+    for growth in &totals {
+        rows.entry(key(&growth.labels)).or_default().0 += growth.increase;
+    }
+    for growth in growth(connection, EDGE_FAILED, since_ms)? {
+        rows.entry(key(&growth.labels)).or_default().1 += growth.increase;
+    }
+    for growth in growth(connection, EDGE_SERVER, since_ms)? {
+        rows.entry(key(&growth.labels))
+            .or_default()
+            .2
+            .add(&label(&growth.labels, "le"), growth.increase);
+    }
+    for growth in growth(connection, EDGE_CLIENT, since_ms)? {
+        rows.entry(key(&growth.labels))
+            .or_default()
+            .3
+            .add(&label(&growth.labels, "le"), growth.increase);
+    }
+    let mut found: Vec<EdgeRow> = rows
+        .into_iter()
+        .map(
+            |((client, server, connection_type), (calls, failed, by_server, by_client))| {
+                // A virtual server has no latency of its own: the client's stands in.
+                let quantile = |quantile| {
+                    by_server
+                        .quantile(quantile, 1000.0)
+                        .or_else(|| by_client.quantile(quantile, 1000.0))
+                };
+                EdgeRow {
+                    client,
+                    server,
+                    connection_type,
+                    calls,
+                    rate: calls / seconds,
+                    failed,
+                    p50_ms: quantile(0.5),
+                    p95_ms: quantile(0.95),
+                }
+            },
+        )
+        .collect();
+    found.sort_by(|left, right| right.calls.total_cmp(&left.calls));
+    Ok(found)
+}
+
+/// The highest scores since `since_ms`: flagged series first, then by peak.
+pub(in crate::console) fn anomalies(
+    connection: &Connection,
+    since_ms: i64,
+    limit: usize,
+) -> anyhow::Result<Vec<AnomalyRow>> {
+    // SQLite documents that with one max() the other columns come from the row that holds it.
+    let mut flagged = connection.prepare_cached(
+        "SELECT series.labels, max(samples.value) FROM series JOIN samples ON samples.series = series.id \
+         WHERE series.name = 'is_anomaly' AND samples.timestamp_ms >= ?1 GROUP BY series.id",
+    )?;
+    let flags: BTreeMap<String, bool> = flagged
+        .query_map(params![since_ms], |row| {
+            Ok((
+                row.get(0)?,
+                row.get::<_, Option<f64>>(1)?.unwrap_or(0.0) > 0.0,
+            ))
+        })?
+        .collect::<Result<_, _>>()?;
+    let mut scored = connection.prepare_cached(
+        "SELECT s.labels, (SELECT value FROM samples WHERE series = s.id AND value IS NOT NULL \
+                           ORDER BY timestamp_ms DESC LIMIT 1), \
+                max(samples.value), samples.timestamp_ms \
+         FROM series AS s JOIN samples ON samples.series = s.id \
+         WHERE s.name = 'anomaly_score' AND samples.timestamp_ms >= ?1 \
+         GROUP BY s.id HAVING max(samples.value) > 0",
+    )?;
+    let mut found: Vec<AnomalyRow> = Vec::new();
+    let mut rows = scored.query(params![since_ms])?;
+    while let Some(row) = rows.next()? {
+        let text: String = row.get(0)?;
+        let mut labels: LabelMap = serde_json::from_str(&text)?;
+        found.push(AnomalyRow {
+            metric: labels.remove("metric").unwrap_or_default(),
+            flagged: flags.get(&text).copied().unwrap_or(false),
+            labels,
+            score: row.get::<_, Option<f64>>(1)?.unwrap_or(0.0),
+            peak: row.get(2)?,
+            timestamp_ms: row.get(3)?,
+        });
+    }
+    found.sort_by(|left, right| {
+        right
+            .flagged
+            .cmp(&left.flagged)
+            .then_with(|| right.peak.total_cmp(&left.peak))
+    });
+    found.truncate(limit);
+    Ok(found)
+}

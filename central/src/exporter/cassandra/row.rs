@@ -1,0 +1,326 @@
+//! From log views to rows of Cassandra.
+//!
+//! Never: touches the network. Invariant: the same record gives the same primary key, whenever it is read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use mirador_otlp::Request;
+use mirador_otlp::logs::LogRecord;
+use mirador_otlp::resource::Resource;
+use mirador_otlp::value::{Attributes, Value};
+use scylla::SerializeRow;
+use scylla::value::{CqlDate, CqlTimeuuid, MaybeUnset};
+
+use super::Config;
+use crate::logs::identity;
+
+/// 100 ns ticks between the Gregorian reform (the epoch of version 1 UUIDs, RFC 9562 §5.1) and 1970.
+const GREGORIAN_TICKS: u64 = 0x01b2_1dd2_1381_4000;
+/// How far ahead of our clock an event time may lie.
+const FUTURE: Duration = Duration::from_secs(2 * 3600);
+/// Characters of a body that the look-up by trace shows.
+const PREVIEW: usize = 120;
+
+/// The partition of a row.
+pub(super) type Partition = (String, i32, i16);
+
+/// One row of `logs_v1`.
+#[derive(Debug, Clone, SerializeRow)]
+pub(super) struct LogRow {
+    pub(super) tenant: String,
+    pub(super) service: String,
+    pub(super) bucket: i32,
+    pub(super) shard: i16,
+    pub(super) id: CqlTimeuuid,
+    pub(super) time_nanos: i64,
+    pub(super) observed_nanos: MaybeUnset<i64>,
+    pub(super) severity: i8,
+    pub(super) severity_text: MaybeUnset<String>,
+    pub(super) body: String,
+    pub(super) body_type: i8,
+    pub(super) trace_id: MaybeUnset<Vec<u8>>,
+    pub(super) span_id: MaybeUnset<Vec<u8>>,
+    pub(super) flags: MaybeUnset<i32>,
+    pub(super) event_name: MaybeUnset<String>,
+    pub(super) namespace: MaybeUnset<String>,
+    pub(super) pod: MaybeUnset<String>,
+    pub(super) node: MaybeUnset<String>,
+    pub(super) attributes: BTreeMap<String, String>,
+    pub(super) resource: BTreeMap<String, String>,
+    pub(super) scope: MaybeUnset<String>,
+}
+
+/// One row of `logs_by_trace_v1`.
+#[derive(Debug, Clone, SerializeRow)]
+pub(super) struct TraceRow {
+    tenant: String,
+    trace_id: Vec<u8>,
+    id: CqlTimeuuid,
+    service: String,
+    bucket: i32,
+    shard: i16,
+    span_id: MaybeUnset<Vec<u8>>,
+    severity: i8,
+    preview: String,
+}
+
+/// One row of `log_streams_v1`.
+#[derive(Debug, Clone, SerializeRow)]
+pub(super) struct StreamRow {
+    tenant: String,
+    day: CqlDate,
+    service: String,
+    bucket: i32,
+    shards: i16,
+}
+
+/// A row and, when it belongs to a trace, its entry in the look-up table.
+pub(super) struct Placed {
+    pub(super) row: LogRow,
+    pub(super) by_trace: Option<TraceRow>,
+}
+
+/// All rows of a request and what had to be changed to keep them.
+pub(super) struct Read {
+    pub(super) rows: Vec<Placed>,
+    pub(super) truncated: u64,
+    pub(super) clamped: u64,
+}
+
+impl LogRow {
+    pub(super) fn partition(&self) -> Partition {
+        (self.service.clone(), self.bucket, self.shard)
+    }
+
+    /// Bytes on the wire, near enough to size a batch.
+    pub(super) fn estimated_bytes(&self) -> usize {
+        let map = |map: &BTreeMap<String, String>| {
+            map.iter()
+                .map(|(key, value)| key.len() + value.len() + 8)
+                .sum::<usize>()
+        };
+        160 + self.service.len() + self.body.len() + map(&self.attributes) + map(&self.resource)
+    }
+}
+
+impl StreamRow {
+    pub(super) fn of(row: &LogRow, shards: i16, bucket_width: Duration) -> Self {
+        let seconds = i64::from(row.bucket) * bucket_width.as_secs() as i64;
+        // A CQL date counts days with 1970-01-01 in the middle of the unsigned range.
+        let day = (1_i64 << 31) + seconds.div_euclid(86_400);
+        Self {
+            tenant: row.tenant.clone(),
+            day: CqlDate(u32::try_from(day).unwrap_or(u32::MAX)),
+            service: row.service.clone(),
+            bucket: row.bucket,
+            shards,
+        }
+    }
+}
+
+/// Partitions that `service` writes side by side.
+pub(super) fn shards(config: &Config, service: &str) -> u16 {
+    config
+        .shards_by_service
+        .get(service)
+        .copied()
+        .unwrap_or(config.shards)
+        .max(1)
+}
+
+/// Reads every record of the request; `now` (since the epoch) stands in for a missing time and bounds the others.
+pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
+    let mut found = Read {
+        rows: Vec::with_capacity(request.items()),
+        truncated: 0,
+        clamped: 0,
+    };
+    let mut seen: HashMap<u128, u32> = HashMap::new();
+    for resource_logs in request.resource_logs() {
+        let resource = resource_logs.resource();
+        let shared = Shared::of(&resource, config);
+        for scope_logs in resource_logs.scopes() {
+            let scope = scope_logs.scope();
+            let context = identity::context(resource.identity(), scope.name(), scope.version());
+            for record in scope_logs.log_records() {
+                let stamped = [record.time_unix_nano(), record.observed_time_unix_nano()]
+                    .into_iter()
+                    .find(|&time| time != 0);
+                let own = identity::identity(context, &record, stamped.unwrap_or_default());
+                let ordinal = seen.entry(own).or_insert(0);
+                let name = identity::with_ordinal(own, *ordinal);
+                *ordinal += 1;
+                let time = stamped.unwrap_or(now.as_nanos() as u64);
+                let filed = file_under(time, config, now);
+                found.clamped += u64::from(filed != time);
+                let (row, cut) = shared.row(&record, scope.name(), Filed { name, time, filed });
+                found.truncated += u64::from(cut);
+                let by_trace = trace_row(&row, &record);
+                found.rows.push(Placed { row, by_trace });
+            }
+        }
+    }
+    found
+}
+
+/// The name of a record, its own time and the time under which it is filed.
+struct Filed {
+    name: u128,
+    time: u64,
+    filed: u64,
+}
+
+/// What all rows of one resource share.
+struct Shared<'a> {
+    config: &'a Config,
+    service: String,
+    resource: BTreeMap<String, String>,
+    namespace: MaybeUnset<String>,
+    pod: MaybeUnset<String>,
+    node: MaybeUnset<String>,
+}
+
+impl<'a> Shared<'a> {
+    fn of(resource: &Resource<'_>, config: &'a Config) -> Self {
+        let texts = texts(&resource.attributes());
+        let hot = |key: &str| {
+            texts
+                .get(key)
+                .cloned()
+                .map_or(MaybeUnset::Unset, MaybeUnset::Set)
+        };
+        Self {
+            config,
+            service: resource
+                .service_name()
+                .unwrap_or("unknown_service")
+                .to_owned(),
+            namespace: hot("k8s.namespace.name"),
+            pod: hot("k8s.pod.name"),
+            node: hot("k8s.node.name"),
+            resource: texts,
+        }
+    }
+
+    fn row(&self, record: &LogRecord<'_>, scope: &str, filed: Filed) -> (LogRow, bool) {
+        let value = record.body();
+        let mut body = value.to_text().into_owned();
+        let cut = body.len() > self.config.max_body_bytes;
+        if cut {
+            body.truncate(body.floor_char_boundary(self.config.max_body_bytes));
+        }
+        let width = self.config.bucket_width.as_secs().max(1);
+        let row = LogRow {
+            tenant: self.config.tenant.clone(),
+            service: self.service.clone(),
+            bucket: i32::try_from(filed.filed / 1_000_000_000 / width).unwrap_or(i32::MAX),
+            shard: (filed.name % u128::from(shards(self.config, &self.service))) as i16,
+            id: timeuuid(filed.filed, filed.name),
+            time_nanos: signed(filed.time),
+            observed_nanos: set_if(
+                record.observed_time_unix_nano() != 0,
+                signed(record.observed_time_unix_nano()),
+            ),
+            severity: i8::try_from(record.severity_number()).unwrap_or_default(),
+            severity_text: text(record.severity_text()),
+            body,
+            body_type: body_type(&value),
+            trace_id: bytes(record.trace_id()),
+            span_id: bytes(record.span_id()),
+            flags: set_if(record.flags() != 0, record.flags() as i32),
+            event_name: text(record.event_name()),
+            namespace: self.namespace.clone(),
+            pod: self.pod.clone(),
+            node: self.node.clone(),
+            attributes: texts(&record.attributes()),
+            resource: self.resource.clone(),
+            scope: text(scope),
+        };
+        (row, cut)
+    }
+}
+
+fn trace_row(row: &LogRow, record: &LogRecord<'_>) -> Option<TraceRow> {
+    (!record.trace_id().is_empty()).then(|| TraceRow {
+        tenant: row.tenant.clone(),
+        trace_id: record.trace_id().to_vec(),
+        id: row.id,
+        service: row.service.clone(),
+        bucket: row.bucket,
+        shard: row.shard,
+        span_id: row.span_id.clone(),
+        severity: row.severity,
+        preview: row.body.chars().take(PREVIEW).collect(),
+    })
+}
+
+/// A broken clock must not make thousands of partitions: times outside the kept range are filed at its edge,
+/// rounded to whole buckets so that a repeated export soon after is filed alike.
+fn file_under(time: u64, config: &Config, now: Duration) -> u64 {
+    let width = config.bucket_width.as_nanos() as u64;
+    let round = |nanos: u64| nanos - nanos % width.max(1);
+    let oldest = round(now.saturating_sub(config.ttl).as_nanos() as u64);
+    let newest = round((now + FUTURE).as_nanos() as u64);
+    if time < oldest || time > newest {
+        time.clamp(oldest, newest)
+    } else {
+        time
+    }
+}
+
+/// A version 1 layout: 60 bits of event time, then 61 bits of the record's name. The multicast bit keeps the
+/// node part apart from every real hardware address (RFC 9562 §6.10).
+fn timeuuid(unix_nanos: u64, name: u128) -> CqlTimeuuid {
+    let ticks = (unix_nanos / 100).wrapping_add(GREGORIAN_TICKS);
+    let (low, mid, high) = (
+        ticks & 0xffff_ffff,
+        (ticks >> 32) & 0xffff,
+        (ticks >> 48) & 0x0fff,
+    );
+    let time = (low << 32) | (mid << 16) | 0x1000 | high;
+    let sequence = ((name >> 114) as u64) & 0x3fff;
+    let node = ((name >> 66) as u64 & 0xffff_ffff_ffff) | (1 << 40);
+    let rest = (0b10 << 62) | (sequence << 48) | node;
+    CqlTimeuuid::from_bytes(((u128::from(time) << 64) | u128::from(rest)).to_be_bytes())
+}
+
+fn texts(attributes: &Attributes<'_>) -> BTreeMap<String, String> {
+    attributes
+        .iter()
+        .map(|entry| (entry.key.to_owned(), entry.value.to_text().into_owned()))
+        .collect()
+}
+
+fn body_type(value: &Value<'_>) -> i8 {
+    match value {
+        Value::Empty => 0,
+        Value::Str(_) => 1,
+        Value::Bool(_) => 2,
+        Value::Int(_) => 3,
+        Value::Double(_) => 4,
+        Value::Array(_) => 5,
+        Value::Map(_) => 6,
+        Value::Bytes(_) => 7,
+    }
+}
+
+fn set_if<T>(is_set: bool, value: T) -> MaybeUnset<T> {
+    if is_set {
+        MaybeUnset::Set(value)
+    } else {
+        MaybeUnset::Unset
+    }
+}
+
+fn text(text: &str) -> MaybeUnset<String> {
+    set_if(!text.is_empty(), text.to_owned())
+}
+
+fn bytes(bytes: &[u8]) -> MaybeUnset<Vec<u8>> {
+    set_if(!bytes.is_empty(), bytes.to_vec())
+}
+
+fn signed(nanos: u64) -> i64 {
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,178 @@
+//! From views to rows: the only place where the embedded store reads OTLP.
+//!
+//! Never: touches the database.
+
+use std::collections::HashMap;
+
+use mirador_otlp::Request;
+use mirador_otlp::value::{Attributes, Value};
+use serde_json::{Map, Value as Json, json};
+
+use crate::logs::identity;
+
+/// One span as it is stored; texts are JSON where the column is structured.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SpanRow {
+    pub(super) trace_id: Vec<u8>,
+    pub(super) span_id: Vec<u8>,
+    pub(super) parent_span_id: Vec<u8>,
+    pub(super) service: String,
+    pub(super) name: String,
+    pub(super) kind: i32,
+    pub(super) status: i32,
+    pub(super) start_nanos: i64,
+    pub(super) duration_nanos: i64,
+    pub(super) status_message: String,
+    pub(super) attributes: String,
+    pub(super) resource: String,
+    pub(super) events: String,
+    pub(super) links: String,
+    pub(super) scope: String,
+}
+
+/// One log record as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LogRow {
+    pub(super) id: [u8; 16],
+    pub(super) time_nanos: i64,
+    pub(super) service: String,
+    pub(super) severity: i32,
+    pub(super) severity_text: String,
+    pub(super) body: String,
+    pub(super) trace_id: Vec<u8>,
+    pub(super) span_id: Vec<u8>,
+    pub(super) event_name: String,
+    pub(super) attributes: String,
+    pub(super) resource: String,
+    pub(super) scope: String,
+}
+
+/// Reads every span of the request.
+pub(super) fn spans(request: &Request) -> Vec<SpanRow> {
+    let mut rows = Vec::with_capacity(request.items());
+    for resource_spans in request.resource_spans() {
+        let resource = resource_spans.resource();
+        let service = resource.service_name().unwrap_or_default();
+        let resource_text = object(&resource.attributes()).to_string();
+        for scope_spans in resource_spans.scopes() {
+            let scope = scope_spans.scope().name().to_owned();
+            for span in scope_spans.spans() {
+                let start = span.start_time_unix_nano();
+                let events: Vec<Json> = span
+                    .events()
+                    .map(|event| {
+                        json!({"time_unix_nano": event.time_unix_nano().to_string(), "name": event.name(),
+                               "attributes": object(&event.attributes())})
+                    })
+                    .collect();
+                let links: Vec<Json> = span
+                    .links()
+                    .map(|link| {
+                        json!({"trace_id": hex(link.trace_id()), "span_id": hex(link.span_id()),
+                               "attributes": object(&link.attributes())})
+                    })
+                    .collect();
+                rows.push(SpanRow {
+                    trace_id: span.trace_id().to_vec(),
+                    span_id: span.span_id().to_vec(),
+                    parent_span_id: span.parent_span_id().to_vec(),
+                    service: service.to_owned(),
+                    name: span.name().to_owned(),
+                    kind: span.kind(),
+                    status: span.status_code(),
+                    start_nanos: clamp(start),
+                    duration_nanos: clamp(span.end_time_unix_nano().saturating_sub(start)),
+                    status_message: span.status_message().to_owned(),
+                    attributes: object(&span.attributes()).to_string(),
+                    resource: resource_text.clone(),
+                    events: Json::Array(events).to_string(),
+                    links: Json::Array(links).to_string(),
+                    scope: scope.clone(),
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// Reads every log record of the request; `now_unix_nano` stands in where a record carries no time.
+pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Vec<LogRow> {
+    let mut rows = Vec::with_capacity(request.items());
+    let mut seen: HashMap<u128, u32> = HashMap::new();
+    for resource_logs in request.resource_logs() {
+        let resource = resource_logs.resource();
+        let service = resource.service_name().unwrap_or_default();
+        let resource_text = object(&resource.attributes()).to_string();
+        for scope_logs in resource_logs.scopes() {
+            let scope = scope_logs.scope();
+            let context = identity::context(resource.identity(), scope.name(), scope.version());
+            for record in scope_logs.log_records() {
+                let stamped = [record.time_unix_nano(), record.observed_time_unix_nano()]
+                    .into_iter()
+                    .find(|&time| time != 0);
+                let time = stamped.unwrap_or(now_unix_nano);
+                // A record without any time is named by its content alone: the arrival time would give a
+                // repeated export another name.
+                let own = identity::identity(context, &record, stamped.unwrap_or_default());
+                let ordinal = seen.entry(own).or_insert(0);
+                let id = identity::with_ordinal(own, *ordinal);
+                *ordinal += 1;
+                rows.push(LogRow {
+                    id: id.to_be_bytes(),
+                    time_nanos: clamp(time),
+                    service: service.to_owned(),
+                    severity: record.severity_number(),
+                    severity_text: record.severity_text().to_owned(),
+                    body: record.body().to_text().into_owned(),
+                    trace_id: record.trace_id().to_vec(),
+                    span_id: record.span_id().to_vec(),
+                    event_name: record.event_name().to_owned(),
+                    attributes: object(&record.attributes()).to_string(),
+                    resource: resource_text.clone(),
+                    scope: scope.name().to_owned(),
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// Attributes as a JSON object; integers above 2^53 stay exact because they are written as numbers.
+pub(super) fn object(attributes: &Attributes<'_>) -> Json {
+    let mut map = Map::new();
+    for entry in attributes.iter() {
+        map.insert(entry.key.to_owned(), json_of(&entry.value));
+    }
+    Json::Object(map)
+}
+
+fn json_of(value: &Value<'_>) -> Json {
+    match value {
+        Value::Empty => Json::Null,
+        Value::Str(text) => Json::from(*text),
+        Value::Bool(bool) => Json::from(*bool),
+        Value::Int(int) => Json::from(*int),
+        // JSON has no word for NaN and the infinities: their text is kept.
+        Value::Double(double) => serde_json::Number::from_f64(*double)
+            .map_or_else(|| Json::from(double.to_string()), Json::Number),
+        Value::Bytes(_) => Json::from(value.to_text().into_owned()),
+        Value::Array(array) => Json::Array(array.iter().map(|item| json_of(&item)).collect()),
+        Value::Map(map) => object(map),
+    }
+}
+
+/// Lower-case hex, as ids are written in OTLP/JSON.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _infallible = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// SQLite's integers are signed; times beyond the year 2262 are kept at the end of the range.
+fn clamp(nanos: u64) -> i64 {
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,205 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirador_otlp::{Limits, Request, Signal};
+use mirador_service::metrics::Registry;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::Message;
+
+use super::{Config, Embedded};
+use crate::exporter::{LogStore, MetricStore, TraceStore};
+use crate::series::{STALE_NAN, Series, SeriesBatch};
+
+fn text(key: &str, value: &str) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue {
+            value: Some(any_value::Value::StringValue(value.to_owned())),
+        }),
+        ..KeyValue::default()
+    }
+}
+
+fn resource(service: &str) -> Option<Resource> {
+    Some(Resource {
+        attributes: vec![text("service.name", service)],
+        ..Resource::default()
+    })
+}
+
+fn traces(spans: Vec<Span>) -> Request {
+    let scope_spans = vec![ScopeSpans {
+        spans,
+        ..ScopeSpans::default()
+    }];
+    let resource_spans = vec![ResourceSpans {
+        resource: resource("cart"),
+        scope_spans,
+        ..ResourceSpans::default()
+    }];
+    let body = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
+    Request::parse(Signal::Traces, body.into(), &Limits::default()).unwrap()
+}
+
+fn logs(records: Vec<LogRecord>) -> Request {
+    let scope_logs = vec![ScopeLogs {
+        log_records: records,
+        ..ScopeLogs::default()
+    }];
+    let resource_logs = vec![ResourceLogs {
+        resource: resource("cart"),
+        scope_logs,
+        ..ResourceLogs::default()
+    }];
+    let body = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    Request::parse(Signal::Logs, body.into(), &Limits::default()).unwrap()
+}
+
+fn span(id: u8) -> Span {
+    Span {
+        trace_id: vec![7; 16],
+        span_id: vec![id; 8],
+        name: "GET /cart".to_owned(),
+        kind: 2,
+        start_time_unix_nano: super::now_unix_nano(),
+        end_time_unix_nano: super::now_unix_nano() + 1_000_000,
+        attributes: vec![text("http.route", "/cart/ünïcode")],
+        ..Span::default()
+    }
+}
+
+fn record(body: &str, time: u64) -> LogRecord {
+    LogRecord {
+        time_unix_nano: time,
+        severity_number: 9,
+        body: Some(AnyValue {
+            value: Some(any_value::Value::StringValue(body.to_owned())),
+        }),
+        ..LogRecord::default()
+    }
+}
+
+fn open(folder: &tempfile::TempDir) -> Embedded {
+    let config = Config {
+        path: folder.path().join("new/store.sqlite"),
+        ..Config::default()
+    };
+    Embedded::open(&config, &Registry::new(), || ()).unwrap()
+}
+
+fn count(store: &Embedded, table: &str) -> i64 {
+    let reader = store.reader().unwrap();
+    reader
+        .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+            row.get(0)
+        })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_repeated_export_leaves_one_row_per_span_and_log_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let spans = traces(vec![span(1), span(2)]);
+    let records = logs(vec![
+        record("paid", 5),
+        record("paid", 5),
+        record("sent", 6),
+        record("no time", 0),
+    ]);
+    for _ in 0..3 {
+        TraceStore::store(&store, &spans).await.unwrap();
+        LogStore::store(&store, &records).await.unwrap();
+    }
+    assert_eq!(count(&store, "spans"), 2);
+    // The same line twice in one request means two lines.
+    assert_eq!(count(&store, "logs"), 4);
+    store.close();
+}
+
+#[tokio::test]
+async fn a_sample_is_named_by_series_and_time_and_a_stale_marker_reads_as_null() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let labels: crate::series::Labels = vec![
+        ("__name__".into(), "up".into()),
+        ("job".into(), "cart".into()),
+    ]
+    .into();
+    let series = Series {
+        labels,
+        samples: vec![(1000, 1.0), (2000, STALE_NAN)],
+        exemplars: Vec::new(),
+    };
+    let batch = Arc::new(SeriesBatch {
+        series: vec![series],
+    });
+    MetricStore::write(&store, Arc::clone(&batch))
+        .await
+        .unwrap();
+    MetricStore::write(&store, batch).await.unwrap();
+    let reader = store.reader().unwrap();
+    let values: Vec<Option<f64>> = reader
+        .prepare("SELECT value FROM samples ORDER BY timestamp_ms")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(values, [Some(1.0), None]);
+    assert_eq!(count(&store, "series"), 1);
+    store.close();
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_the_file_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    TraceStore::store(&store, &traces(vec![span(1)]))
+        .await
+        .unwrap();
+    store.close();
+    let again = open(&folder);
+    assert_eq!(count(&again, "spans"), 1);
+    again.close();
+}
+
+#[tokio::test]
+async fn many_writers_at_once_are_all_answered_after_their_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let mut writes = tokio::task::JoinSet::new();
+    for id in 1..=100u8 {
+        let store = store.clone();
+        writes.spawn(async move { TraceStore::store(&store, &traces(vec![span(id)])).await });
+    }
+    while let Some(written) = writes.join_next().await {
+        written.unwrap().unwrap();
+    }
+    assert_eq!(count(&store, "spans"), 100);
+    store.close();
+}
+
+#[test]
+fn a_file_of_another_program_is_refused_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.sqlite");
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE theirs (x)")
+        .unwrap();
+    let config = Config {
+        path,
+        retention: Duration::from_secs(60),
+        max_size_mib: 1,
+    };
+    let error = Embedded::open(&config, &Registry::new(), || ())
+        .err()
+        .map(|error| format!("{error:#}"));
+    assert!(error.is_some_and(|text| text.contains("something else")));
+}

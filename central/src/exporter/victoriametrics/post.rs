@@ -1,0 +1,193 @@
+//! One remote-write request and what its answer means, after the status table of VictoriaMetrics' clients.
+//!
+//! Never: waits between attempts; only a kept-alive connection that the server had closed is tried again at
+//! once, because such a request was never looked at.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use mirador_service::metrics::{Counter, Family, Labels, Registry};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+
+use super::{Codec, Config};
+use crate::exporter::ExportError;
+
+/// How much of an answer is read for the log.
+const ANSWER: usize = 1024;
+/// A longer Retry-After is not believed.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+
+/// An answer that is not an error of the path.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// 2xx: the store has the block.
+    Taken,
+    /// 409: the store has other data there and will never take this.
+    Conflict,
+    /// 413: the same in smaller blocks may be taken.
+    TooLarge,
+    /// 415: the encoding is not known.
+    WrongEncoding(String),
+    /// 400 and the rest of 4xx: the body is not understood.
+    Refused(String),
+}
+
+/// Posts blocks to one URL.
+pub(super) struct Poster {
+    section: &'static str,
+    client: Client,
+    url: Url,
+    zstd: HeaderMap,
+    snappy: HeaderMap,
+    requests: Family<Labels, Counter>,
+    retries: Counter,
+    bytes: Counter,
+}
+
+impl Poster {
+    /// Checks URL and headers.
+    pub(super) fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
+        let url = Url::parse(&config.endpoint).with_context(|| {
+            format!(
+                "exporters.{section}.endpoint: {:?} is not a URL; http://host:8428/api/v1/write is right",
+                config.endpoint
+            )
+        })?;
+        anyhow::ensure!(
+            matches!(url.scheme(), "http" | "https"),
+            "exporters.{section}.endpoint: the scheme of {url} is not http or https"
+        );
+        let mut given = HeaderMap::new();
+        for (name, value) in &config.headers {
+            let name = HeaderName::try_from(name)
+                .with_context(|| format!("exporters.{section}.headers: {name:?} is not a header name"))?;
+            let value = HeaderValue::try_from(value)
+                .with_context(|| format!("exporters.{section}.headers.{name}: the value has forbidden characters"))?;
+            given.insert(name, value);
+        }
+        let headers = |encoding, version: &'static str, value| {
+            let mut headers = given.clone();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+            headers.insert(HeaderName::from_static(version), HeaderValue::from_static(value));
+            headers
+        };
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(config.timeout.min(Duration::from_secs(5)))
+            .timeout(config.timeout)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .tcp_nodelay(true)
+            .user_agent(concat!("mirador/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .with_context(|| format!("exporters.{section}"))?;
+        registry.declare_labels("mirador_victoriametrics_requests", &["exporter", "status"]);
+        Ok(Self {
+            section,
+            client,
+            url,
+            zstd: headers("zstd", "x-victoriametrics-remote-write-version", "1"),
+            snappy: headers("snappy", "x-prometheus-remote-write-version", "0.1.0"),
+            requests: registry.counter_family(
+                "mirador_victoriametrics_requests",
+                "Remote-write requests, by exporter and status (an HTTP code, timeout, connect or broken)",
+            ),
+            retries: registry.counter(
+                "mirador_victoriametrics_retries",
+                "Requests that were sent again at once because the store had closed an idle connection",
+            ),
+            bytes: registry.counter("mirador_victoriametrics_bytes", "Bytes of remote-write bodies, as on the wire"),
+        })
+    }
+
+    /// Posts one block.
+    ///
+    /// # Errors
+    /// [`ExportError::Retry`] for pressure, timeouts and server faults; [`ExportError::Fatal`] for what an
+    /// operator must mend.
+    pub(super) async fn post(&self, codec: Codec, body: Bytes) -> Result<Answer, ExportError> {
+        let mut sent = self.attempt(codec, body.clone()).await;
+        if let Err(error) = &sent
+            && closed_before(error)
+        {
+            self.retries.inc();
+            sent = self.attempt(codec, body).await;
+        }
+        let response = sent.map_err(|error| ExportError::Retry {
+            after: None,
+            reason: format!("{}: {}: {}", self.section, self.url, chain(&error)),
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Answer::Taken);
+        }
+        let after = retry_after(&response);
+        let said = said(response).await;
+        self.judge(status, after, &said)
+    }
+
+    async fn attempt(&self, codec: Codec, body: Bytes) -> Result<Response, reqwest::Error> {
+        self.bytes.inc_by(body.len() as u64);
+        let headers = match codec {
+            Codec::Zstd => self.zstd.clone(),
+            Codec::Snappy => self.snappy.clone(),
+        };
+        let result = self.client.post(self.url.clone()).headers(headers).body(body).send().await;
+        let status = match &result {
+            Ok(response) => response.status().as_u16().to_string(),
+            Err(error) if error.is_timeout() => "timeout".to_owned(),
+            Err(error) if error.is_connect() => "connect".to_owned(),
+            Err(_) => "broken".to_owned(),
+        };
+        self.requests.get_or_create(&vec![("exporter", self.section.to_owned()), ("status", status)]).inc();
+        result
+    }
+
+    fn judge(&self, status: StatusCode, after: Option<Duration>, said: &str) -> Result<Answer, ExportError> {
+        let reason = format!("{}: {} answered {status}: {said}", self.section, self.url);
+        match status.as_u16() {
+            408 | 429 | 500..=599 => Err(ExportError::Retry { after, reason }),
+            300..=399 | 401 | 403 | 404 | 405 => Err(ExportError::Fatal { reason }),
+            409 => {
+                tracing::warn!(%reason, "the store will never take a block; it was dropped");
+                Ok(Answer::Conflict)
+            }
+            413 => Ok(Answer::TooLarge),
+            415 => Ok(Answer::WrongEncoding(reason)),
+            _ => Ok(Answer::Refused(reason)),
+        }
+    }
+}
+
+/// The server hung up before it answered: the connection had been idle, or the server has just stopped.
+fn closed_before(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_timeout() && !error.is_connect()
+}
+
+async fn said(mut response: Response) -> String {
+    let mut answer = Vec::new();
+    while answer.len() < ANSWER
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        answer.extend_from_slice(&chunk[..chunk.len().min(ANSWER - answer.len())]);
+    }
+    String::from_utf8_lossy(&answer).chars().filter(|letter| !letter.is_control()).take(200).collect()
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,254 @@
+//! The isolationforest role: every datapoint of every series is scored, then written to the metric store.
+//!
+//! A request is spread over shards by the labels of its resources; a shard owns the state of its series alone,
+//! without locks. What shards want to write is gathered into group commits, and a request is answered when
+//! the store has taken all of its samples.
+//!
+//! Output next to the metrics themselves: `anomaly_score{metric="<name>", <the series' labels>}` in [0, 1] for
+//! every point (0 while the series warms up, 64 points), and `is_anomaly{..}` 0 or 1 for series that were
+//! flagged within the last hour, ended by a stale marker. A histogram or summary has one score for the family.
+//! Scores are not scored, neither is `target_info`.
+//!
+//! Never: buffers without a bound, answers before the store has, advances state twice for one point.
+
+pub mod config;
+pub mod engine;
+pub mod pass;
+mod table;
+mod telemetry;
+mod watch;
+mod writer;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mirador_otlp::{Limits, Request, Signal};
+use mirador_service::health::{Component, Health};
+use mirador_service::metrics::Registry;
+use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+pub use config::{Config, EngineConfig, SeriesConfig, WriterConfig};
+use pass::Shard;
+use telemetry::Telemetry;
+use writer::{Part, Settled};
+
+use crate::exporter::{self, ExportError, MetricStore};
+use crate::normalise::resource::placement;
+
+/// A worker that has not moved for so long is dead.
+const WORKER_MAX_AGE: Duration = Duration::from_secs(60);
+/// How often a shard looks for series to forget and shows that it lives.
+const TICK: Duration = Duration::from_secs(5);
+/// Shards look for series to forget every so many ticks.
+const EXPIRE_EVERY: u32 = 12;
+
+/// One request for one shard.
+struct Job {
+    request: Request,
+    /// Indexes of its resources, ascending; all of them when it is `None`.
+    picks: Option<Box<[u32]>>,
+    reply: oneshot::Sender<Result<Settled, ExportError>>,
+}
+
+/// The way into the role; clones share it. When the last one is gone the tasks write what they hold and end.
+#[derive(Debug, Clone)]
+pub struct Role {
+    config: Arc<Config>,
+    shards: Arc<[mpsc::Sender<Job>]>,
+}
+
+/// The role's tasks.
+#[derive(Debug)]
+pub struct Tasks(JoinSet<()>);
+
+impl Tasks {
+    /// Waits until all have ended, which they do after the last [`Role`] is dropped; an error names a panic.
+    pub async fn ended(mut self) -> anyhow::Result<()> {
+        while let Some(result) = self.0.join_next().await {
+            result?;
+        }
+        Ok(())
+    }
+}
+
+impl Role {
+    /// Starts shards and writer on the current runtime.
+    pub fn start(config: Config, store: Arc<dyn MetricStore>, registry: &Registry, health: &Health) -> (Self, Tasks) {
+        let config = Arc::new(config);
+        let telemetry = Telemetry::new(registry);
+        let shards = config.shard_count();
+        let mut tasks = JoinSet::new();
+        let (parts, parts_in) = mpsc::channel(config.writer.queue.max(1));
+        let component = health.worker("isolationforest/writer", WORKER_MAX_AGE);
+        component.ready(true, "");
+        let (writer, counters) = (config.writer.clone(), telemetry.clone());
+        tasks.spawn(async move {
+            writer::run(writer, store, counters, parts_in, || component.beat()).await;
+            component.finish();
+        });
+        let senders = (0..shards).map(|index| {
+            let (jobs, jobs_in) = mpsc::channel(config.queue.max(1));
+            let component = health.worker(format!("isolationforest/shard-{index}"), WORKER_MAX_AGE);
+            component.ready(true, "");
+            let shard = Shard::new(Arc::clone(&config), shards);
+            tasks.spawn(work(shard, jobs_in, parts.clone(), telemetry.clone(), component));
+            jobs
+        });
+        let role = Self { config: Arc::clone(&config), shards: senders.collect() };
+        (role, Tasks(tasks))
+    }
+
+    /// Scores and stores one request; returns when the store has answered.
+    ///
+    /// Nothing is touched when a shard that it needs has no room within `queue_wait`.
+    pub async fn take(&self, request: Request) -> Result<Accepted, Refusal> {
+        let mut replies = Vec::new();
+        {
+            let spread = self.spread(&request);
+            let mut rooms = Vec::with_capacity(spread.len());
+            for (shard, _) in &spread {
+                let room = tokio::time::timeout(self.config.queue_wait, self.shards[*shard].reserve());
+                rooms.push(room.await.map_err(|_| busy())?.map_err(|_| stopping())?);
+            }
+            for (room, (_, picks)) in rooms.into_iter().zip(spread) {
+                let (reply, settled) = oneshot::channel();
+                room.send(Job { request: request.clone(), picks, reply });
+                replies.push(settled);
+            }
+        }
+        let mut accepted = Accepted::default();
+        let mut refused = None;
+        for reply in replies {
+            match reply.await {
+                Ok(Ok(settled)) => {
+                    accepted.rejected_items += settled.rejected;
+                    if !settled.message.is_empty() {
+                        accepted.message = settled.message;
+                    }
+                }
+                Ok(Err(error)) => refused = exporter::answer(Err(error), 0).err(),
+                Err(_) => refused = Some(stopping()),
+            }
+        }
+        refused.map_or(Ok(accepted), Err)
+    }
+
+    /// Which shards take which resources of a request, shards ascending.
+    fn spread(&self, request: &Request) -> Vec<(usize, Option<Box<[u32]>>)> {
+        if self.shards.len() == 1 {
+            return vec![(0, None)];
+        }
+        let mut picks: Vec<Vec<u32>> = vec![Vec::new(); self.shards.len()];
+        let mut resources = 0;
+        for (index, entry) in request.resource_metrics().enumerate() {
+            let shard = placement(&self.config.normalise, &entry.resource()) % self.shards.len() as u64;
+            picks[shard as usize].push(index as u32);
+            resources += 1;
+        }
+        let used = picks.into_iter().enumerate().filter(|(_, picks)| !picks.is_empty());
+        used.map(|(shard, picks)| (shard, (picks.len() < resources).then(|| picks.into_boxed_slice()))).collect()
+    }
+}
+
+impl Consume for Role {
+    async fn consume(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
+        if incoming.kind != Kind::Otlp(Signal::Metrics) {
+            return Err(Refusal {
+                code: tonic::Code::Unimplemented,
+                message: format!("isolationforest takes metrics, not {}", incoming.kind.as_str()),
+                retry_after: None,
+                reason: "wrong_signal",
+            });
+        }
+        let request = Request::parse(Signal::Metrics, incoming.body, &Limits::default()).map_err(|error| Refusal {
+            code: tonic::Code::InvalidArgument,
+            message: error.to_string(),
+            retry_after: None,
+            reason: "malformed",
+        })?;
+        self.take(request).await
+        // The permit is held until here, so what waits in the queues is paid for.
+    }
+}
+
+/// One shard: passes requests, hands on what is to be written, forgets what is old.
+async fn work(
+    mut shard: Shard,
+    mut jobs: mpsc::Receiver<Job>,
+    parts: mpsc::Sender<Part>,
+    telemetry: Telemetry,
+    component: Component,
+) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut counted, mut counted_bytes) = (0_i64, 0_i64);
+    let mut round = 0_u32;
+    loop {
+        component.beat();
+        let part = tokio::select! {
+            biased;
+            _ = ticks.tick() => {
+                round = round.wrapping_add(1);
+                if !round.is_multiple_of(EXPIRE_EVERY) {
+                    continue;
+                }
+                let out = shard.expire(now_unix_nano());
+                let bytes = shard.scoring_bytes() as i64;
+                telemetry.state_bytes.inc_by(bytes - counted_bytes);
+                counted_bytes = bytes;
+                Part { out, points: 0, lost: 0, reply: None }
+            }
+            job = jobs.recv() => match job {
+                Some(job) => pass(&mut shard, job, &telemetry),
+                None => break,
+            },
+        };
+        let series = shard.series() as i64;
+        telemetry.series.inc_by(series - counted);
+        counted = series;
+        if part.out.series.is_empty() {
+            let settled = part.usual();
+            part.answer(Ok(settled));
+        } else if parts.send(part).await.is_err() {
+            break;
+        }
+    }
+    telemetry.series.dec_by(counted);
+    telemetry.state_bytes.dec_by(counted_bytes);
+    component.finish();
+}
+
+fn pass(shard: &mut Shard, job: Job, telemetry: &Telemetry) -> Part {
+    let outcome = shard.pass(&job.request, job.picks.as_deref(), now_unix_nano());
+    telemetry.add(&outcome);
+    let lost = outcome.tally.lost_in_all();
+    Part { out: outcome.out, points: outcome.tally.points, lost, reply: Some(job.reply) }
+}
+
+fn now_unix_nano() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn busy() -> Refusal {
+    Refusal {
+        code: tonic::Code::ResourceExhausted,
+        message: "isolationforest has no room; send the same data again later".to_owned(),
+        retry_after: Some(Duration::from_secs(1)),
+        reason: "queue_full",
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal {
+        code: tonic::Code::Unavailable,
+        message: "isolationforest is stopping; send the same data again".to_owned(),
+        retry_after: Some(Duration::from_secs(1)),
+        reason: "stopping",
+    }
+}
+
+#[cfg(test)]
+mod tests;

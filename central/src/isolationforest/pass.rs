@@ -1,0 +1,146 @@
+//! One pass over a request: every datapoint becomes samples and a score.
+//!
+//! A point of a known series costs a hash over its attributes, a look-up and the arithmetic; text is built
+//! only when a series is new. Sans-IO: the time is passed in. Never: waits, sends, holds a request.
+
+use std::sync::Arc;
+
+use mirador_otlp::Request;
+
+use super::Config;
+use super::engine::Settings;
+use super::table::Table;
+use crate::normalise::Output;
+use crate::normalise::resource::Identities;
+use crate::normalise::tally::Tally;
+use points::{Context, Owner};
+
+mod points;
+
+/// What one pass did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Samples to write.
+    pub out: Output,
+    /// Points read and lost.
+    pub tally: Tally,
+    /// Points with a score.
+    pub scored: u64,
+    /// Points with a score at or over the threshold.
+    pub anomalies: u64,
+    /// Points written without a score, or with the 0 of a series that warms up.
+    pub unscored: [u64; Unscored::ALL.len()],
+}
+
+/// Why a point has no score that says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unscored {
+    /// Too few points so far, or the first after a reset: the score is written as 0.
+    Warming,
+    /// NaN or infinite.
+    NotFinite,
+    /// The table is full.
+    OverLimit,
+    /// The point says that there is no value.
+    Stale,
+    /// Scoring is off.
+    Disabled,
+}
+
+impl Unscored {
+    /// All reasons, in the order of the enum.
+    pub const ALL: [Self; 5] = [Self::Warming, Self::NotFinite, Self::OverLimit, Self::Stale, Self::Disabled];
+
+    /// The value of the label `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warming => "warming",
+            Self::NotFinite => "not_finite",
+            Self::OverLimit => "over_limit",
+            Self::Stale => "stale",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// The state of one shard.
+#[derive(Debug)]
+pub struct Shard {
+    config: Arc<Config>,
+    settings: Settings,
+    hold_nanos: u64,
+    table: Table,
+    identities: Identities,
+}
+
+impl Shard {
+    /// `share` of the configured series, as many shards hold them together.
+    pub fn new(config: Arc<Config>, shards: usize) -> Self {
+        let settings = config.engine.settings();
+        let hold_nanos = u64::try_from(config.flag_hold.as_nanos()).unwrap_or(u64::MAX);
+        let table = Table::new(config.series.max_series.div_ceil(shards.max(1)), config.engine.seed);
+        Self { config, settings, hold_nanos, table, identities: Identities::default() }
+    }
+
+    /// Series in the table.
+    pub fn series(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Bytes of scoring state: samples, features and the labels of the score series.
+    pub fn scoring_bytes(&self) -> usize {
+        self.table.scoring_bytes()
+    }
+
+    /// Reads the picked resources of a request, or all of them.
+    pub fn pass(&mut self, request: &Request, picks: Option<&[u32]>, now_unix_nano: u64) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut picks = picks.map(|picks| picks.iter().peekable());
+        for (index, entry) in request.resource_metrics().enumerate() {
+            if let Some(picks) = &mut picks
+                && picks.next_if(|pick| **pick as usize == index).is_none()
+            {
+                continue;
+            }
+            let config = Arc::clone(&self.config);
+            let identity = self.identities.resolve(&config.normalise, &entry.resource(), &mut outcome.tally);
+            let owner = Owner { key: identity.key, source: identity.source, labels: Arc::clone(&identity.labels) };
+            let mut latest = 0;
+            for scope in entry.scopes() {
+                let named = scope.scope();
+                let scope_names = config.normalise.scope_labels.then(|| (named.name(), named.version()));
+                for metric in scope.metrics() {
+                    let context = Context::new(&metric, scope_names, &owner, now_unix_nano);
+                    latest = latest.max(self.metric(&metric, context, &mut outcome));
+                }
+            }
+            self.target_info(&entry.resource(), latest, &mut outcome);
+        }
+        outcome
+    }
+
+    /// Removes what has not been seen for long; what is left to write is returned.
+    pub fn expire(&mut self, now_unix_nano: u64) -> Output {
+        let mut out = Output::default();
+        let ttl = u32::try_from(self.config.series.ttl.as_secs()).unwrap_or(u32::MAX);
+        self.table.expire(now_unix_nano, ttl.max(1), &mut out);
+        out
+    }
+
+    fn target_info(&mut self, resource: &mirador_otlp::resource::Resource<'_>, latest: u64, outcome: &mut Outcome) {
+        let config = &self.config.normalise;
+        let identity = self.identities.resolve(config, resource, &mut outcome.tally);
+        let millis = (latest / 1_000_000) as i64;
+        let interval = config.target_info.interval.as_millis() as i64;
+        if let Some(labels) = &identity.info
+            && latest > 0
+            && millis.saturating_sub(identity.info_written_ms) >= interval
+        {
+            identity.info_written_ms = millis;
+            outcome.out.push(labels, millis, 1.0);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

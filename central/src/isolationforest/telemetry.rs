@@ -1,0 +1,117 @@
+//! The role's own metrics.
+//!
+//! Conservation: points = scored + unscored{reason} + dropped{reason}, summed over all shards.
+//! Never: is touched per point; a pass adds up first.
+
+use mirador_service::metrics::{Counter, Gauge, Labels, Registry};
+
+use super::pass::{Outcome, Unscored};
+use crate::normalise::tally::Loss;
+
+/// Handles, looked up once.
+#[derive(Debug, Clone)]
+pub(super) struct Telemetry {
+    points: Counter,
+    scored: Counter,
+    anomalies: Counter,
+    unscored: Vec<Counter>,
+    dropped: Vec<Counter>,
+    truncated: Counter,
+    conflicts: Counter,
+    /// Series in the tables.
+    pub(super) series: Gauge,
+    /// Bytes of scoring state, as of the latest look for old series.
+    pub(super) state_bytes: Gauge,
+    /// Group commits by outcome: stored, retry, poison, fatal.
+    commits: Vec<Counter>,
+    /// Samples that the store has taken.
+    pub(super) samples: Counter,
+    /// Points that the store refused for good.
+    pub(super) poisoned: Counter,
+}
+
+/// How a group commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// The store has the data.
+    Stored,
+    /// The store did not take it now; the clients were told to come again.
+    Retry,
+    /// The store refused some of it for good.
+    Poison,
+    /// The store cannot take anything until an operator acts.
+    Fatal,
+}
+
+const COMMITS: [(Commit, &str); 4] =
+    [(Commit::Stored, "stored"), (Commit::Retry, "retry"), (Commit::Poison, "poison"), (Commit::Fatal, "fatal")];
+
+impl Telemetry {
+    /// Registers the metrics; the same registry twice gives the same metrics.
+    pub(super) fn new(registry: &Registry) -> Self {
+        let family = |name, help, label: &'static str, values: &mut dyn Iterator<Item = &'static str>| {
+            let family = registry.counter_family::<Labels>(name, help);
+            registry.declare_labels(name, &[label]);
+            values.map(|value| family.get_or_create_owned(&vec![(label, value.to_owned())])).collect::<Vec<_>>()
+        };
+        Self {
+            points: registry.counter("mirador_isolationforest_points", "Datapoints read"),
+            scored: registry.counter("mirador_isolationforest_scored", "Datapoints that got a score"),
+            anomalies: registry.counter("mirador_isolationforest_anomalies", "Datapoints that were flagged"),
+            unscored: family(
+                "mirador_isolationforest_unscored",
+                "Datapoints written without a score, or with the 0 of a series that warms up",
+                "reason",
+                &mut Unscored::ALL.into_iter().map(Unscored::as_str),
+            ),
+            dropped: family(
+                "mirador_normalise_dropped",
+                "Datapoints that are not written",
+                "reason",
+                &mut Loss::ALL.into_iter().map(Loss::as_str),
+            ),
+            truncated: registry.counter("mirador_normalise_truncated", "Names and label values that were cut"),
+            conflicts: registry.counter(
+                "mirador_normalise_identity_conflicts",
+                "Points of a series that another resource wrote before; grows steadily when resources share job and instance",
+            ),
+            series: registry.gauge("mirador_isolationforest_series", "Series with state"),
+            state_bytes: registry.gauge(
+                "mirador_isolationforest_state_bytes",
+                "Scoring state of all series, refreshed once a minute",
+            ),
+            commits: family(
+                "mirador_isolationforest_commits",
+                "Group commits to the store",
+                "outcome",
+                &mut COMMITS.into_iter().map(|(_, name)| name),
+            ),
+            samples: registry.counter("mirador_isolationforest_samples", "Samples that the store has taken"),
+            poisoned: registry.counter("mirador_isolationforest_poisoned", "Datapoints that the store refused for good"),
+        }
+    }
+
+    /// Adds what one pass did.
+    pub(super) fn add(&self, outcome: &Outcome) {
+        self.points.inc_by(outcome.tally.points);
+        self.scored.inc_by(outcome.scored);
+        self.anomalies.inc_by(outcome.anomalies);
+        for (counter, count) in self.unscored.iter().zip(outcome.unscored) {
+            counter.inc_by(count);
+        }
+        for (counter, loss) in self.dropped.iter().zip(Loss::ALL) {
+            counter.inc_by(outcome.tally.lost(loss));
+        }
+        self.truncated.inc_by(outcome.tally.truncated);
+        self.conflicts.inc_by(outcome.tally.conflicts);
+    }
+
+    /// One group commit ended.
+    pub(super) fn commit(&self, commit: Commit) {
+        for (counter, (known, _)) in self.commits.iter().zip(COMMITS) {
+            if known == commit {
+                counter.inc();
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The identity of a log record: what makes a repeated export land on the row that it wrote before.
+//!
+//! A record is named by its content. Two records with the same resource, scope, time, severity, body,
+//! attributes, trace and span are one record, unless they stand in the same request: an application that
+//! writes the very same line twice in one tick means two lines, so the n-th copy inside a request carries
+//! the ordinal n.
+//!
+//! Never: reads a clock. The arrival time of a record without any time is stamped by the caller.
+
+use mirador_otlp::logs::LogRecord;
+use mirador_otlp::value::{Attributes, Value};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Names a record inside its resource and scope; equal records get equal identities.
+///
+/// `context` is the hash of resource and scope (see [`context`]), `time_unix_nano` the effective time.
+pub fn identity(context: u128, record: &LogRecord<'_>, time_unix_nano: u64) -> u128 {
+    let mut hash = Xxh3::new();
+    hash.update(&context.to_le_bytes());
+    hash.update(&time_unix_nano.to_le_bytes());
+    hash.update(&record.severity_number().to_le_bytes());
+    text(&mut hash, record.severity_text().as_bytes());
+    value(&mut hash, &record.body());
+    hash.update(&attributes(&record.attributes()).to_le_bytes());
+    text(&mut hash, record.trace_id());
+    text(&mut hash, record.span_id());
+    text(&mut hash, record.event_name().as_bytes());
+    hash.update(&record.flags().to_le_bytes());
+    hash.digest128()
+}
+
+/// The part of the identity that all records under one resource and scope share.
+pub fn context(resource_identity: u128, scope_name: &str, scope_version: &str) -> u128 {
+    let mut hash = Xxh3::new();
+    hash.update(&resource_identity.to_le_bytes());
+    text(&mut hash, scope_name.as_bytes());
+    text(&mut hash, scope_version.as_bytes());
+    hash.digest128()
+}
+
+/// The identity of the n-th equal record of one request; the first keeps its own.
+pub fn with_ordinal(identity: u128, ordinal: u32) -> u128 {
+    if ordinal == 0 {
+        return identity;
+    }
+    let mut hash = Xxh3::new();
+    hash.update(&identity.to_le_bytes());
+    hash.update(&ordinal.to_le_bytes());
+    hash.digest128()
+}
+
+/// Lengths stand before bytes, so that no two sequences of fields share an encoding.
+fn text(hash: &mut Xxh3, bytes: &[u8]) {
+    hash.update(&(bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+/// A map's hash does not depend on the order of its keys: the hashes of its entries are added up.
+fn attributes(attributes: &Attributes<'_>) -> u128 {
+    attributes.iter().fold(0u128, |sum, entry| {
+        let mut hash = Xxh3::new();
+        text(&mut hash, entry.key.as_bytes());
+        value(&mut hash, &entry.value);
+        sum.wrapping_add(hash.digest128())
+    })
+}
+
+fn value(hash: &mut Xxh3, value_: &Value<'_>) {
+    match value_ {
+        Value::Empty => hash.update(&[0]),
+        Value::Str(string) => {
+            hash.update(&[1]);
+            text(hash, string.as_bytes());
+        }
+        Value::Bool(bool) => hash.update(&[2, u8::from(*bool)]),
+        Value::Int(int) => {
+            hash.update(&[3]);
+            hash.update(&int.to_le_bytes());
+        }
+        Value::Double(double) => {
+            hash.update(&[4]);
+            hash.update(&double.to_bits().to_le_bytes());
+        }
+        Value::Bytes(bytes) => {
+            hash.update(&[5]);
+            text(hash, bytes);
+        }
+        Value::Array(array) => {
+            hash.update(&[6]);
+            for item in array.iter() {
+                value(hash, &item);
+            }
+            hash.update(&[7]);
+        }
+        Value::Map(map) => {
+            hash.update(&[8]);
+            hash.update(&attributes(map).to_le_bytes());
+        }
+    }
+}

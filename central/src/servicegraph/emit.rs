@@ -1,0 +1,76 @@
+//! The task that owns the cumulative series: collects from the shards and flushes.
+//!
+//! Never: pairs anything. Invariant: what a shard handed over is in the series before the next flush.
+
+use std::time::Duration;
+
+use mirador_service::health::Component;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+
+use super::meters::Meters;
+use super::series::EdgeSeries;
+use super::shard::Take;
+use crate::clock::unix_nano;
+use crate::metrics_out::Flusher;
+
+/// Asks for the last flush; answered when it has been taken or given up.
+pub(super) type Finish = oneshot::Sender<()>;
+
+/// The owner of the series.
+pub(super) struct Emit {
+    pub(super) series: EdgeSeries,
+    pub(super) shards: Vec<mpsc::Sender<Take>>,
+    pub(super) flusher: Flusher,
+    pub(super) meters: Meters,
+    pub(super) interval: Duration,
+    /// When the shards were asked last, in Unix nanoseconds.
+    pub(super) asked_at: u64,
+}
+
+impl Emit {
+    /// Flushes every interval until it is told to finish.
+    pub(super) async fn run(mut self, mut finish: mpsc::Receiver<Finish>, component: Component) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        component.ready(true, "");
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.flush(false).await,
+                done = finish.recv() => {
+                    self.flush(true).await;
+                    if let Some(done) = done {
+                        // Nobody listening is fine: the flush has been made all the same.
+                        drop(done.send(()));
+                    }
+                    return Ok(());
+                }
+            }
+            component.beat();
+        }
+    }
+
+    async fn flush(&mut self, is_last: bool) {
+        let begun = self.asked_at;
+        self.asked_at = unix_nano();
+        for shard in &self.shards {
+            let (reply, tally) = oneshot::channel();
+            if shard.send(Take { is_last, reply }).await.is_err() {
+                continue;
+            }
+            if let Ok(tally) = tally.await {
+                self.meters.overflowed.inc_by(self.series.merge(tally, begun, unix_nano()));
+            }
+        }
+        self.meters.series.set(self.series.len() as i64);
+        if self.series.is_empty() {
+            return;
+        }
+        let (flush, requests) = self.series.flush(unix_nano());
+        let is_taken =
+            if is_last { self.flusher.send_last(requests).await } else { self.flusher.send(requests).await };
+        if is_taken {
+            self.series.confirm(flush);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Merges RED deltas of all nodes into one cumulative set of series.
+//!
+//! Never: does IO, reads a clock. Invariants: a delta is merged wholly or not at all, and once however often it
+//! comes; totals do not depend on the order of deltas; at most `aggregation_cardinality_limit` series and one for
+//! the rest.
+
+use bytes::Bytes;
+use mirador_proto::red::ExportRedRequest;
+use mirador_sketch::{BuiltIn, DecodeError, Excluded, Point, SeriesKey, Window, decode};
+
+use super::config::Config;
+use super::series::Exposition;
+use super::state::{State, rebucket};
+use super::streams::{StreamId, Streams};
+use crate::cumulative::{Cumulative, Flush};
+
+/// Streams (agent, epoch, owner) that are remembered; about 200 bytes each.
+const MAX_STREAMS: usize = 65_536;
+/// How long a silent stream is remembered: far longer than an agent repeats a window.
+const STREAM_EXPIRATION_NANOS: u64 = 6 * 3600 * 1_000_000_000;
+
+/// The cumulative series of the cluster.
+#[derive(Debug)]
+pub struct Engine {
+    streams: Streams,
+    series: Cumulative<SeriesKey, State>,
+    bounds_nanos: Vec<u64>,
+    excluded: Vec<BuiltIn>,
+    exposition: Exposition,
+    windows: usize,
+}
+
+/// What became of a delta.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// It had been merged before and changed nothing.
+    pub is_duplicate: bool,
+    /// Series in the delta.
+    pub series: u64,
+    /// Calls that lost their labels here, by this process' limit.
+    pub overflowed_calls: u64,
+    /// Series that had other bounds and were counted by their distribution.
+    pub rebucketed: u64,
+}
+
+/// A delta that cannot be merged, ever.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// The sender did not say which window this is.
+    #[error("a RED delta needs agent_id, epoch and a sequence from 1, but has agent_id {agent:?}, sequence {sequence}")]
+    Unnamed {
+        /// What it said.
+        agent: String,
+        /// What it said.
+        sequence: u64,
+    },
+    /// The series contradict the delta's own tables.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+impl Engine {
+    /// No series yet; `started_unix_nano` is when this process began to listen.
+    pub fn new(config: &Config, started_unix_nano: u64) -> Self {
+        let expiration = (!config.series_expiration.is_zero()).then_some(config.series_expiration);
+        let bounds_nanos = config.tap().bounds_nanos();
+        Self {
+            streams: Streams::new(MAX_STREAMS, STREAM_EXPIRATION_NANOS, started_unix_nano),
+            series: Cumulative::new(config.aggregation_cardinality_limit, expiration),
+            exposition: Exposition::new(config, &bounds_nanos),
+            bounds_nanos,
+            excluded: config.exclude_dimensions.clone(),
+            windows: config.quantiles.windows,
+        }
+    }
+
+    /// Merges a delta from an agent, once.
+    pub fn merge(&mut self, request: &ExportRedRequest, now_unix_nano: u64) -> Result<Merged, MergeError> {
+        if request.agent_id.is_empty() || request.epoch == 0 || request.sequence == 0 {
+            return Err(MergeError::Unnamed { agent: request.agent_id.clone(), sequence: request.sequence });
+        }
+        let series = decode(request)?;
+        let id = StreamId {
+            agent: request.agent_id.as_str().into(),
+            epoch: request.epoch,
+            stream: request.stream.as_str().into(),
+        };
+        if !self.streams.admit(&id, request.sequence, now_unix_nano) {
+            return Ok(Merged { is_duplicate: true, ..Merged::default() });
+        }
+        Ok(self.add(series, &request.bounds_nanos, request.start_unix_nano, now_unix_nano))
+    }
+
+    /// Merges what this process counted itself.
+    pub fn merge_own(&mut self, window: Window, now_unix_nano: u64) -> Merged {
+        let bounds_nanos = window.bounds_nanos().to_vec();
+        let begun = window.start_unix_nano();
+        self.add(window.into_series(), &bounds_nanos, begun, now_unix_nano)
+    }
+
+    fn add(
+        &mut self,
+        series: impl Iterator<Item = (SeriesKey, Point)>,
+        bounds_nanos: &[u64],
+        begun: u64,
+        now: u64,
+    ) -> Merged {
+        let mut merged = Merged::default();
+        let has_our_bounds = bounds_nanos == self.bounds_nanos;
+        let keeps_distribution = self.exposition.has_quantiles();
+        for (key, mut delta) in series {
+            merged.series += 1;
+            if !has_our_bounds {
+                rebucket(&mut delta, &self.bounds_nanos);
+                merged.rebucketed += 1;
+            }
+            let key = self.without_excluded(key);
+            let state = match self.series.update(&key, begun, now) {
+                Some(state) if !key.overflow => state,
+                _ => {
+                    merged.overflowed_calls += if key.overflow { 0 } else { delta.calls };
+                    self.series.update_overflow(&SeriesKey::overflow(), now)
+                }
+            };
+            state.merge(&delta, self.bounds_nanos.len(), keeps_distribution);
+        }
+        merged
+    }
+
+    /// Leaves out what this process leaves out, whatever the agents leave out.
+    fn without_excluded(&self, mut key: SeriesKey) -> SeriesKey {
+        if self.excluded.is_empty() || key.overflow {
+            return key;
+        }
+        for label in &self.excluded {
+            match label {
+                BuiltIn::ServiceName => key.service = std::sync::Arc::default(),
+                BuiltIn::SpanName => key.span_name = std::sync::Arc::default(),
+                BuiltIn::SpanKind => key.kind = 0,
+                BuiltIn::StatusCode => key.status = 0,
+            }
+        }
+        key.excluded = Excluded::of(key.excluded.iter().chain(self.excluded.iter().copied()));
+        key
+    }
+
+    /// Begins a flush and gives its export requests. Exemplars leave with it for good.
+    pub fn flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<Bytes>) {
+        self.series.values_mut().for_each(State::begin_flush);
+        let flush = self.series.begin_flush(now_unix_nano);
+        let requests = self.exposition.requests(flush, &self.series);
+        let windows = self.windows;
+        self.series.values_mut().for_each(|state| state.end_flush(windows));
+        (flush, requests)
+    }
+
+    /// The flush has been taken.
+    pub fn confirm(&mut self, flush: Flush) {
+        self.series.confirm(flush);
+        self.series.values_mut().for_each(State::confirm);
+    }
+
+    /// Series that are held.
+    pub fn series(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Streams that are known, windows of them that may still come, and windows given up since the last call.
+    pub fn streams(&mut self, now_unix_nano: u64) -> (usize, u64, u64) {
+        self.streams.expire(now_unix_nano);
+        (self.streams.len(), self.streams.missing(), self.streams.take_lost())
+    }
+}
+
+#[cfg(test)]
+mod tests;

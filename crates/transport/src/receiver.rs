@@ -1,0 +1,172 @@
+//! The OTLP receiver of both processes: OTLP/gRPC, OTLP/HTTP and RED deltas in, admitted protobuf out.
+//!
+//! Two ports, one server: each connection is HTTP/1.1 or HTTP/2 by its first bytes, and both protocols
+//! are answered on both ports. A request takes a permit from the byte budget before its body is read;
+//! when the budget is exhausted it is refused at once with a retry hint. What is read is decompressed
+//! within the limits and handed to a [`Consume`]; the answer is sent when that has settled it.
+//!
+//! Invariants:
+//! - what a request holds is paid for ([`mirador_service::memory`]); what a peer can send ahead of a
+//!   permit comes out of one fixed amount (`connections.connection_memory_mib`);
+//! - every request ends in one outcome, every refusal and loss has one reason;
+//! - a request is handed over at most once, whole, and never after its connection broke;
+//! - draining stops accepting first, tells HTTP/2 peers to go, and finishes what is in flight.
+//!
+//! Never: parses telemetry, retries, queues.
+//!
+//! What a full process does: a connection above `max_connections` is accepted and closed at once and
+//! counted, so that its client sees an error now and can go elsewhere.
+
+mod activity;
+mod body;
+mod buffer;
+pub mod config;
+mod connection;
+mod cors;
+mod decompress;
+mod fault;
+mod grpc;
+mod http;
+mod json;
+mod listener;
+mod metrics;
+mod reply;
+mod socket;
+mod windows;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mirador_service::drain::Drain;
+use mirador_service::memory::Budget;
+use mirador_service::metrics::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub use self::config::Config;
+use self::connection::Shared;
+use self::cors::Cors;
+use self::listener::Listener;
+pub use self::metrics::ReceiverMetrics;
+use self::metrics::Meters;
+use self::windows::Windows;
+use crate::{Consume, Kind};
+
+/// A receiver that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The configuration cannot work; one sentence per problem.
+    #[error("{}", .0.join("\n"))]
+    Config(Vec<String>),
+    /// The address cannot be listened on.
+    #[error("protocols.{protocol}.endpoint: {endpoint}: cannot listen: {source}; free the port or choose another")]
+    Listen {
+        /// `grpc` or `http`.
+        protocol: &'static str,
+        /// As configured.
+        endpoint: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A receiver whose ports are open and whose requests wait for [`Receiver::serve`].
+#[derive(Debug)]
+pub struct Receiver {
+    config: Config,
+    budget: Budget,
+    drain: Drain,
+    meters: Arc<Meters>,
+    items: ReceiverMetrics,
+    grpc: (TcpListener, SocketAddr),
+    http: (TcpListener, SocketAddr),
+}
+
+impl Receiver {
+    /// Opens both ports. Connections are accepted by the kernel from now on and served by
+    /// [`Self::serve`].
+    pub async fn bind(config: Config, budget: Budget, registry: &Registry, drain: Drain) -> Result<Self, BindError> {
+        let problems = config.problems("receiver");
+        if !problems.is_empty() {
+            return Err(BindError::Config(problems));
+        }
+        let grpc = listen("grpc", &config.protocols.grpc.endpoint).await?;
+        let http = listen("http", &config.protocols.http.endpoint).await?;
+        let (meters, items) = Meters::register(registry);
+        Ok(Self { config, budget, drain, meters, items, grpc, http })
+    }
+
+    /// Where gRPC is.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc.1
+    }
+
+    /// Where HTTP is.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.1
+    }
+
+    /// The `otelcol_receiver_*` item counters, for the consumer to report to: it knows the items.
+    pub fn items(&self) -> ReceiverMetrics {
+        self.items.clone()
+    }
+
+    /// Serves requests of `kinds` until the drain has begun and the last connection is closed; other
+    /// kinds are answered `UNIMPLEMENTED` and 404.
+    pub fn serve<C: Consume>(self, consume: Arc<C>, kinds: &[Kind]) -> JoinHandle<()> {
+        let Self { config, budget, drain, meters, grpc, http, .. } = self;
+        let limit = budget.limit();
+        let memory = match config.connections.connection_memory_mib {
+            Some(mib) => mib.saturating_mul(1 << 20),
+            None => limit as u64 / 4,
+        };
+        let windows = Windows::new(memory, 2 * config.connections.max_connections as u64);
+        tracing::info!(
+            grpc = %grpc.1,
+            http = %http.1,
+            connections = windows.slots(),
+            connection_memory = memory,
+            "receiver is listening"
+        );
+        let protocols = &config.protocols;
+        let parameters = &protocols.grpc.keepalive.server_parameters;
+        let listener = |name, socket: TcpListener, idle| Listener {
+            name,
+            socket,
+            windows: Arc::clone(&windows),
+            max_connections: config.connections.max_connections,
+            lifetime: activity::Lifetime {
+                idle,
+                header: protocols.http.read_header_timeout,
+                age: parameters.max_connection_age,
+                age_grace: parameters.max_connection_age_grace,
+            },
+        };
+        let grpc = listener("grpc", grpc.0, parameters.max_connection_idle);
+        let http = listener("http", http.0, protocols.http.idle_timeout);
+        let bytes = |configured: u64| usize::try_from(configured).unwrap_or(usize::MAX).min(limit);
+        let shared = Arc::new(Shared {
+            consume,
+            kinds: kinds.to_vec(),
+            budget,
+            meters,
+            grpc_limit: bytes(protocols.grpc.max_recv_msg_size_mib.saturating_mul(1 << 20)),
+            http_limit: bytes(protocols.http.max_request_body_size),
+            cors: Cors::new(&protocols.http.cors),
+            grpc: config.protocols.grpc,
+            body: config.body,
+            drain,
+        });
+        tokio::spawn(async move {
+            tokio::join!(grpc.run(Arc::clone(&shared)), http.run(shared));
+        })
+    }
+}
+
+async fn listen(protocol: &'static str, endpoint: &str) -> Result<(TcpListener, SocketAddr), BindError> {
+    let failed = |source| BindError::Listen { protocol, endpoint: endpoint.to_owned(), source };
+    let socket = TcpListener::bind(endpoint).await.map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    Ok((socket, address))
+}

@@ -1,0 +1,358 @@
+//! The configuration of one destination, with the keys of the OpenTelemetry Collector's OTLP and
+//! load-balancing exporters where the meaning is the same.
+//!
+//! Never: resolves a name or opens a connection. Every value has a default; [`Config::problems`] lists
+//! everything that cannot work, not only the first.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use mirador_ring::Placement;
+use mirador_service::backoff;
+use mirador_service::duration::GoDuration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The port that is dialled for an owner whose name carries none.
+pub const DEFAULT_PORT: u16 = 4317;
+
+/// Where one kind of data goes, who owns which part of it, and how it is sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who the owners are. Exactly one resolver is configured. Default: `static` with `127.0.0.1:14317`.
+    pub resolver: ResolverConfig,
+    /// Which owner takes a key. `otel-crc32` places as the collector's load-balancing exporter does.
+    pub placement: Placement,
+    /// How long one attempt to send one part may take. Default 5s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub timeout: Duration,
+    /// What is tried again, and for how long, before the client is told to come back.
+    pub retry_on_failure: SendRetryConfig,
+    /// How much may be on its way to one owner.
+    pub sending_queue: QueueConfig,
+    /// How bodies are compressed. Default `none`: inside a cluster the CPU is worth more than the link.
+    pub compression: Compression,
+    /// Headers that are added to every request. Their values are never printed.
+    pub headers: BTreeMap<String, Secret>,
+    /// The HTTP/2 connection to each owner.
+    pub connection: ConnectionConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            resolver: ResolverConfig {
+                fixed: Some(StaticConfig {
+                    hostnames: vec!["127.0.0.1:14317".to_owned()],
+                }),
+                dns: None,
+            },
+            placement: Placement::default(),
+            timeout: Duration::from_secs(5),
+            retry_on_failure: SendRetryConfig::default(),
+            sending_queue: QueueConfig::default(),
+            compression: Compression::default(),
+            headers: BTreeMap::new(),
+            connection: ConnectionConfig::default(),
+        }
+    }
+}
+
+/// Who the owners are; exactly one of the keys is set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResolverConfig {
+    /// A fixed list.
+    #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<StaticConfig>,
+    /// The addresses behind a DNS name, looked up again and again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsConfig>,
+}
+
+/// A fixed list of owners.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StaticConfig {
+    /// `host` or `host:port`; the string as written is the ring member, port 4317 is dialled when it names none.
+    pub hostnames: Vec<String>,
+}
+
+/// Owners from DNS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsConfig {
+    /// The name to look up (A and AAAA), for example a headless Service.
+    pub hostname: String,
+    /// The port of every owner. Unset: 4317 is dialled and the ring members carry no port, as in the collector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// How often the name is looked up. Default 5s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub interval: Duration,
+    /// How long one look-up may take. Default 1s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub timeout: Duration,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            hostname: String::new(),
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What is tried again while the client waits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SendRetryConfig {
+    /// Whether a part is sent again at all. Default true.
+    pub enabled: bool,
+    /// The first wait. Default 100ms: a client holds the request open meanwhile.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub initial_interval: Duration,
+    /// Each wait is drawn from [1 - x, 1 + x] times the interval. Default 0.5.
+    pub randomization_factor: f64,
+    /// By how much the interval grows. Default 1.5.
+    pub multiplier: f64,
+    /// The longest interval. Default 2s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub max_interval: Duration,
+    /// How long a request is held open in all. Default 8s, under the 10s after which SDKs give up.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub max_elapsed_time: Duration,
+}
+
+impl Default for SendRetryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            initial_interval: Duration::from_millis(100),
+            randomization_factor: 0.5,
+            multiplier: 1.5,
+            max_interval: Duration::from_secs(2),
+            max_elapsed_time: Duration::from_secs(8),
+        }
+    }
+}
+
+/// How much may be on its way to one owner; beyond it a request is refused before any part is sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueConfig {
+    /// Bytes in flight to one owner, waiting parts included. Default 33554432 (32 MiB). One larger part
+    /// is let through when nothing else is in flight.
+    pub queue_size_bytes: u64,
+    /// Requests in flight to one owner, waiting parts included. Default 1024.
+    pub queue_size_requests: u64,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            queue_size_bytes: 32 << 20,
+            queue_size_requests: 1024,
+        }
+    }
+}
+
+/// How a body is compressed on the wire (`grpc-encoding`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// Deflate with a gzip frame, the fastest level.
+    Gzip,
+    /// Zstandard, the fastest regular level.
+    Zstd,
+}
+
+impl Compression {
+    /// The value of `grpc-encoding`; `None` leaves the header out.
+    pub(super) fn encoding(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some("gzip"),
+            Self::Zstd => Some("zstd"),
+        }
+    }
+}
+
+/// The HTTP/2 connection to an owner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionConfig {
+    /// How long a connect may take before the owner counts as down. Default 2s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub connect_timeout: Duration,
+    /// The longest wait between two probes of an owner that is down. Default 5s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub max_probe_interval: Duration,
+    /// After this long without traffic the connection is pinged. Default 10s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub keepalive_time: Duration,
+    /// How long the answer to a ping may take before the connection is given up. Default 5s.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "GoDuration")]
+    pub keepalive_timeout: Duration,
+    /// Bytes that wait in the HTTP/2 layer for one stream. Default 1048576.
+    pub max_send_buffer_bytes: u32,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            max_probe_interval: Duration::from_secs(5),
+            keepalive_time: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(5),
+            max_send_buffer_bytes: 1 << 20,
+        }
+    }
+}
+
+/// A value that is used but never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the wire only.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[REDACTED]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[REDACTED]")
+    }
+}
+
+impl Config {
+    /// Everything in this section that cannot work; each line names the key, the value and what is right.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.resolver.collect_problems(&mut found);
+        self.retry_on_failure.collect_problems(&mut found);
+        positive(&mut found, "timeout", self.timeout);
+        positive(&mut found, "connection.connect_timeout", self.connection.connect_timeout);
+        positive(&mut found, "connection.max_probe_interval", self.connection.max_probe_interval);
+        positive(&mut found, "connection.keepalive_time", self.connection.keepalive_time);
+        positive(&mut found, "connection.keepalive_timeout", self.connection.keepalive_timeout);
+        if self.sending_queue.queue_size_bytes == 0 {
+            found.push("sending_queue.queue_size_bytes is 0: it must be at least 1".to_owned());
+        }
+        if self.sending_queue.queue_size_requests == 0 {
+            found.push("sending_queue.queue_size_requests is 0: it must be at least 1".to_owned());
+        }
+        for (name, value) in &self.headers {
+            if HeaderName::try_from(name).is_err() {
+                found.push(format!("headers: `{name}` is not a valid header name"));
+            }
+            if HeaderValue::try_from(value.reveal()).is_err() {
+                found.push(format!("headers.{name}: the value is not a valid header value"));
+            }
+        }
+        found
+    }
+}
+
+impl ResolverConfig {
+    /// `static` or `dns`, as in the labels of the load-balancing metrics.
+    pub fn name(&self) -> &'static str {
+        if self.dns.is_some() { "dns" } else { "static" }
+    }
+
+    fn collect_problems(&self, found: &mut Vec<String>) {
+        match (&self.fixed, &self.dns) {
+            (None, None) => found.push("resolver names no resolver: set either resolver.static or resolver.dns".to_owned()),
+            (Some(_), Some(_)) => found.push("resolver names both static and dns: set exactly one of them".to_owned()),
+            (Some(fixed), None) => {
+                if fixed.hostnames.is_empty() {
+                    found.push("resolver.static.hostnames is empty: name at least one host:port".to_owned());
+                }
+                for name in &fixed.hostnames {
+                    if super::resolver::authority(name).is_none() {
+                        found.push(format!(
+                            "resolver.static.hostnames: `{name}` is not host or host:port (no scheme, IPv6 in brackets)"
+                        ));
+                    }
+                }
+            }
+            (None, Some(dns)) => {
+                if dns.hostname.is_empty() {
+                    found.push("resolver.dns.hostname is empty: name the host to look up".to_owned());
+                }
+                positive(found, "resolver.dns.interval", dns.interval);
+                positive(found, "resolver.dns.timeout", dns.timeout);
+            }
+        }
+    }
+}
+
+impl SendRetryConfig {
+    /// The waits between the attempts of one part; its deadline ends them.
+    pub(super) fn waits(&self) -> backoff::RetryConfig {
+        backoff::RetryConfig {
+            enabled: self.enabled,
+            initial_interval: self.initial_interval,
+            randomization_factor: self.randomization_factor,
+            multiplier: self.multiplier,
+            max_interval: self.max_interval,
+            max_elapsed_time: Duration::ZERO,
+        }
+    }
+
+    fn collect_problems(&self, found: &mut Vec<String>) {
+        positive(found, "retry_on_failure.initial_interval", self.initial_interval);
+        positive(found, "retry_on_failure.max_elapsed_time", self.max_elapsed_time);
+        if self.max_interval < self.initial_interval {
+            found.push("retry_on_failure.max_interval is less than initial_interval".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.randomization_factor) {
+            found.push(format!(
+                "retry_on_failure.randomization_factor is {}: it must be between 0 and 1",
+                self.randomization_factor
+            ));
+        }
+        if !(self.multiplier.is_finite() && self.multiplier >= 1.0) {
+            found.push(format!("retry_on_failure.multiplier is {}: it must be at least 1", self.multiplier));
+        }
+    }
+}
+
+fn positive(found: &mut Vec<String>, key: &str, value: Duration) {
+    if value.is_zero() {
+        found.push(format!("{key} is 0s: it must be longer"));
+    }
+}

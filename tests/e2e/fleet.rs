@@ -1,0 +1,174 @@
+//! A whole deployment on loopback: every role a process of its own, agents in front, real backends behind.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mirador_support::backends::client::until;
+use mirador_support::backends::jaeger::Jaeger;
+use mirador_support::backends::victoriametrics::VictoriaMetrics;
+use mirador_support::node::Node;
+use mirador_support::oracle::{BOUNDS_MS, Edge, EdgeKey, Red, RedKey};
+use mirador_support::shop::Sender;
+use serde_json::{Value, json};
+
+/// Long enough for a machine that builds at the same time; a condition ends the wait much earlier.
+pub(crate) const WAIT: Duration = Duration::from_secs(90);
+
+/// The processes, in the order in which they may be dropped.
+pub(crate) struct Fleet {
+    pub(crate) agents: Vec<Node>,
+    pub(crate) servicegraph: Node,
+    pub(crate) spanmetrics: Node,
+    pub(crate) forests: Vec<Node>,
+    pub(crate) traces: Jaeger,
+    pub(crate) metrics: VictoriaMetrics,
+}
+
+/// One destination with fixed owners.
+pub(crate) fn owners(nodes: &[&Node]) -> Value {
+    let hosts: Vec<String> = nodes.iter().map(|node| node.grpc.to_string()).collect();
+    json!({"resolver": {"static": {"hostnames": hosts}}})
+}
+
+impl Fleet {
+    /// Starts everything with `agents` agents; `agent` and `graph` are laid over their configurations.
+    pub(crate) async fn start(agents: usize, agent: Value, graph: Value) -> Result<Self> {
+        let (metrics, traces) = tokio::try_join!(VictoriaMetrics::start(), Jaeger::start())?;
+        let mut forests = Vec::new();
+        for _ in 0..3 {
+            let config = json!({
+                "exporters": {"victoriametrics": {"endpoint": metrics.write_url()}},
+                "isolationforest": {"writer": {"max_delay": "20ms"}},
+            });
+            forests.push(Node::central("isolationforest", config).await?);
+        }
+        let forest = owners(&forests.iter().collect::<Vec<_>>());
+        let mut graph_config = json!({
+            "exporters": {"otlphttp_traces": {"endpoint": format!("{}/v1/traces", traces.otlp_url())}, "metrics": forest},
+            "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "5s"}},
+        });
+        merge(&mut graph_config, graph);
+        let servicegraph = Node::central("servicegraph", graph_config).await?;
+        let spanmetrics = Node::central(
+            "spanmetrics",
+            json!({"exporters": {"metrics": forest}, "spanmetrics": {"metrics_flush_interval": "250ms"}}),
+        )
+        .await?;
+        let mut started = Vec::new();
+        for index in 0..agents {
+            let mut config = json!({
+                "agent_id": format!("agent-{index}"),
+                "red": {"metrics_flush_interval": "250ms"},
+                "exporters": {
+                    "traces": owners(&[&servicegraph]), "red": owners(&[&spanmetrics]), "metrics": forest, "logs": null,
+                },
+            });
+            merge(&mut config, agent.clone());
+            started.push(Node::agent(config).await?);
+        }
+        Ok(Self { agents: started, servicegraph, spanmetrics, forests, traces, metrics })
+    }
+
+    /// A client of the n-th agent.
+    pub(crate) fn sender(&self, agent: usize) -> Result<Sender> {
+        Sender::new(&format!("http://{}", self.agents[agent].http))
+    }
+
+    /// Waits until the stored RED equals `expected` in calls, buckets and sums.
+    pub(crate) async fn wait_for_red(&self, expected: &BTreeMap<RedKey, Red>) -> Result<()> {
+        until("the stored RED to equal the recomputation", WAIT, async || {
+            self.metrics.flush().await?;
+            let found = stored_red(&self.metrics).await?;
+            if found == *expected {
+                return Ok(Some(()));
+            }
+            let difference = expected
+                .iter()
+                .find(|(key, red)| found.get(*key) != Some(*red))
+                .map(|(key, red)| format!("{key:?}: expected {red:?}, stored {:?}", found.get(key)))
+                .or_else(|| found.keys().find(|key| !expected.contains_key(*key)).map(|key| format!("{key:?} is too much")));
+            anyhow::bail!("{}", difference.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Waits until the stored edges equal `expected`.
+    pub(crate) async fn wait_for_edges(&self, expected: &BTreeMap<EdgeKey, Edge>) -> Result<()> {
+        until("the stored edges to equal the recomputation", WAIT, async || {
+            self.metrics.flush().await?;
+            let found = stored_edges(&self.metrics).await?;
+            ensure!(found == *expected, "expected {expected:?}, stored {found:?}");
+            Ok(Some(()))
+        })
+        .await
+    }
+}
+
+/// Objects are merged key by key.
+pub(crate) fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn label(labels: &BTreeMap<String, String>, name: &str) -> String {
+    labels.get(name).cloned().unwrap_or_default()
+}
+
+fn red_key(labels: &BTreeMap<String, String>) -> RedKey {
+    (label(labels, "service_name"), label(labels, "span_name"), label(labels, "span_kind"), label(labels, "status_code"))
+}
+
+/// The last value of every RED series; durations are taken back from milliseconds to whole nanoseconds.
+pub(crate) async fn stored_red(metrics: &VictoriaMetrics) -> Result<BTreeMap<RedKey, Red>> {
+    let mut found: BTreeMap<RedKey, Red> = BTreeMap::new();
+    let mut cumulative: BTreeMap<RedKey, BTreeMap<usize, f64>> = BTreeMap::new();
+    for series in metrics.export(r#"{__name__=~"traces_span_metrics_(calls_total|duration_milliseconds_(sum|bucket))"}"#).await? {
+        let key = red_key(&series.labels);
+        let Some((_, last)) = series.samples.last() else { continue };
+        let red = found.entry(key.clone()).or_default();
+        match label(&series.labels, "__name__").as_str() {
+            "traces_span_metrics_calls_total" => red.calls = *last as u64,
+            "traces_span_metrics_duration_milliseconds_sum" => red.sum_nanos = (last * 1e6).round() as u128,
+            _ => {
+                let le = label(&series.labels, "le");
+                let bound = le.parse::<f64>()?;
+                let index = BOUNDS_MS.iter().position(|known| (known - bound).abs() < 1e-9).unwrap_or(BOUNDS_MS.len());
+                ensure!(bound.is_infinite() == (index == BOUNDS_MS.len()), "le={le} is no bound");
+                cumulative.entry(key).or_default().insert(index, *last);
+            }
+        }
+    }
+    for (key, bounds) in cumulative {
+        let red = found.entry(key).or_default();
+        let mut below = 0.0;
+        for (index, value) in bounds {
+            red.buckets[index] = (value - below) as u64;
+            below = value;
+        }
+    }
+    Ok(found)
+}
+
+/// The last value of every edge.
+pub(crate) async fn stored_edges(metrics: &VictoriaMetrics) -> Result<BTreeMap<EdgeKey, Edge>> {
+    let mut found: BTreeMap<EdgeKey, Edge> = BTreeMap::new();
+    for series in metrics.export(r#"{__name__=~"traces_service_graph_request(_failed)?_total"}"#).await? {
+        let labels = &series.labels;
+        let Some((_, last)) = series.samples.last() else { continue };
+        let key = (label(labels, "client"), label(labels, "server"), label(labels, "connection_type"));
+        let edge = found.entry(key).or_default();
+        if label(labels, "__name__") == "traces_service_graph_request_total" {
+            edge.calls += *last as u64;
+        } else {
+            edge.failed += *last as u64;
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,169 @@
+//! The other side of a measurement: sinks and a closed-loop generator in one process that can be pinned.
+//!
+//! Prints one line of JSON when the measured time is over: CPU of the measured process, what was delivered,
+//! its memory.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use mirador_support::load::Protocol;
+use mirador_support::load::generator::{Progress, drive};
+use mirador_support::load::payload::Payload;
+use mirador_support::load::sink::{self, Arrived};
+
+/// Arguments in the order of the command line.
+struct Arguments {
+    target: SocketAddr,
+    protocol: Protocol,
+    spans: usize,
+    connections: usize,
+    warm_up: Duration,
+    measure: Duration,
+    pid: u32,
+    sinks: Vec<SocketAddr>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = parse()?;
+    let arrived = Arc::new(Arrived::default());
+    for address in &arguments.sinks {
+        tokio::spawn(sink::serve(*address, Arc::clone(&arrived)));
+    }
+    wait_for(arguments.target).await?;
+    let progress = Arc::new(Progress::default());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+    let mut connections = tokio::task::JoinSet::new();
+    for connection in 0..arguments.connections {
+        let payload = Payload::new(arguments.spans, 1 + connection as u64, now);
+        connections.spawn(drive(
+            arguments.target,
+            arguments.protocol,
+            payload,
+            Arc::clone(&progress),
+        ));
+    }
+    tokio::time::sleep(arguments.warm_up).await;
+    let before = sample(arguments.pid, &progress, &arrived)?;
+    tokio::time::sleep(arguments.measure).await;
+    let after = sample(arguments.pid, &progress, &arrived)?;
+    progress.stop();
+    while let Some(ended) = connections.join_next().await {
+        ended??;
+    }
+    let spans = (after.accepted - before.accepted) * arguments.spans as u64;
+    ensure!(
+        spans > 0,
+        "nothing was accepted while it was measured ({} requests were refused)",
+        after.refused
+    );
+    let cpu_nanos = (after.cpu_ticks - before.cpu_ticks) as f64 * 1e9 / 100.0;
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
+    let line = serde_json::json!({
+        "cpu_ns_per_span": cpu_nanos / spans as f64,
+        "cpu_us_per_request": cpu_nanos / 1000.0 / (after.accepted - before.accepted) as f64,
+        "spans_per_second": spans as f64 / seconds,
+        "cpu_share": cpu_nanos / 1e9 / seconds,
+        "refused_requests": after.refused - before.refused,
+        "sink_bytes": after.sunk - before.sunk,
+        "rss_mib": after.rss_mib, "peak_rss_mib": after.peak_rss_mib,
+        "bytes_per_span": Payload::new(arguments.spans, 1, now).body_bytes() / arguments.spans,
+    });
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(())
+}
+
+struct Sample {
+    at: Instant,
+    cpu_ticks: u64,
+    accepted: u64,
+    refused: u64,
+    sunk: u64,
+    rss_mib: f64,
+    peak_rss_mib: f64,
+}
+
+fn sample(pid: u32, progress: &Progress, arrived: &Arrived) -> anyhow::Result<Sample> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .context("the measured process has ended")?;
+    // The command's name may contain spaces: fields are counted behind its closing parenthesis (proc(5)).
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .collect();
+    let ticks = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or_default()
+    };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mib = |key: &str| {
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(key))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|text| text.parse::<f64>().ok())
+            .unwrap_or_default()
+            / 1024.0
+    };
+    Ok(Sample {
+        at: Instant::now(),
+        cpu_ticks: ticks(11) + ticks(12),
+        accepted: progress.accepted(),
+        refused: progress.refused(),
+        sunk: arrived.bytes(),
+        rss_mib: mib("VmRSS:"),
+        peak_rss_mib: mib("VmHWM:"),
+    })
+}
+
+async fn wait_for(target: SocketAddr) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while tokio::net::TcpStream::connect(target).await.is_err() {
+        ensure!(
+            Instant::now() < deadline,
+            "nothing listens on {target} after 20 s"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn parse() -> anyhow::Result<Arguments> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [
+        target,
+        protocol,
+        spans,
+        connections,
+        warm_up,
+        measure,
+        pid,
+        sinks @ ..,
+    ] = words.as_slice()
+    else {
+        bail!(
+            "usage: mirador-load TARGET grpc|http SPANS CONNECTIONS WARM_UP_S MEASURE_S PID [SINK ...]"
+        );
+    };
+    Ok(Arguments {
+        target: target.parse().context("TARGET")?,
+        protocol: protocol.parse()?,
+        spans: spans.parse().context("SPANS")?,
+        connections: connections.parse().context("CONNECTIONS")?,
+        warm_up: Duration::from_secs_f64(warm_up.parse().context("WARM_UP_S")?),
+        measure: Duration::from_secs_f64(measure.parse().context("MEASURE_S")?),
+        pid: pid.parse().context("PID")?,
+        sinks: sinks
+            .iter()
+            .map(|sink| sink.parse().context("SINK"))
+            .collect::<anyhow::Result<_>>()?,
+    })
+}

@@ -1,0 +1,154 @@
+//! What the numbers have to be: RED and edges recomputed from the spans that were sent, in the plainest way.
+//!
+//! Written from the connectors' documentation and from none of our own code, so that a mistake there cannot
+//! hide here.
+
+use std::collections::{BTreeMap, HashMap};
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+/// Upper bounds in milliseconds of the span metrics connector's default buckets, le-inclusive.
+pub const BOUNDS_MS: [f64; 16] = [
+    2.0, 4.0, 6.0, 8.0, 10.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1000.0, 1400.0, 2000.0, 5000.0, 10000.0, 15000.0,
+];
+
+/// Labels of a RED series: service, span name, kind, status code.
+pub type RedKey = (String, String, String, String);
+
+/// RED of one series.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Red {
+    /// Spans.
+    pub calls: u64,
+    /// Sum of durations in nanoseconds.
+    pub sum_nanos: u128,
+    /// Spans per bucket, the last one above every bound; not cumulative.
+    pub buckets: [u64; BOUNDS_MS.len() + 1],
+}
+
+/// Labels of an edge: client, server, connection type.
+pub type EdgeKey = (String, String, String);
+
+/// What an edge has seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Edge {
+    /// Paired calls.
+    pub calls: u64,
+    /// Calls that failed on either side.
+    pub failed: u64,
+}
+
+/// RED of every series in the requests; spans of a resource without `service.name` are skipped.
+pub fn red<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>) -> BTreeMap<RedKey, Red> {
+    let mut found: BTreeMap<RedKey, Red> = BTreeMap::new();
+    for (service, span) in spans(requests) {
+        let key = (service.to_owned(), span.name.clone(), kind(span.kind).to_owned(), status(span).to_owned());
+        let red = found.entry(key).or_default();
+        let nanos = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
+        red.calls += 1;
+        red.sum_nanos += u128::from(nanos);
+        let bucket = BOUNDS_MS
+            .iter()
+            .position(|bound| u128::from(nanos) <= (*bound * 1e6) as u128)
+            .unwrap_or(BOUNDS_MS.len());
+        red.buckets[bucket] += 1;
+    }
+    found
+}
+
+/// Edges of requests whose spans are all there: client to server, producer to consumer by link, databases,
+/// callers that nobody saw (`user`) and callees that report nothing (their peer).
+pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>) -> BTreeMap<EdgeKey, Edge> {
+    let all: Vec<(&str, &Span)> = spans(requests).collect();
+    let servers: HashMap<(&[u8], &[u8]), (&str, &Span)> = all
+        .iter()
+        .filter(|(_, span)| span.kind == 2)
+        .map(|(service, span)| ((&span.trace_id[..], &span.parent_span_id[..]), (*service, *span)))
+        .collect();
+    let mut found: BTreeMap<EdgeKey, Edge> = BTreeMap::new();
+    let mut count = |client: &str, server: &str, kind: &str, failed: bool| {
+        let edge = found.entry((client.to_owned(), server.to_owned(), kind.to_owned())).or_default();
+        edge.calls += 1;
+        edge.failed += u64::from(failed);
+    };
+    let producers: HashMap<(&[u8], &[u8]), (&str, &Span)> = all
+        .iter()
+        .filter(|(_, span)| span.kind == 4)
+        .map(|(service, span)| ((&span.trace_id[..], &span.span_id[..]), (*service, *span)))
+        .collect();
+    for (service, span) in &all {
+        match span.kind {
+            2 if span.parent_span_id.is_empty() => count("user", service, "virtual_node", failed(span)),
+            3 => {
+                if let Some(database) = text(&span.attributes, "db.namespace").or_else(|| text(&span.attributes, "db.name")) {
+                    count(service, database, "database", failed(span));
+                } else if let Some((server, other)) = servers.get(&(&span.trace_id[..], &span.span_id[..])) {
+                    count(service, server, "", failed(span) || failed(other));
+                } else if let Some(peer) = text(&span.attributes, "peer.service") {
+                    count(service, peer, "virtual_node", failed(span));
+                }
+            }
+            5 => {
+                for link in &span.links {
+                    if let Some((producer, other)) = producers.get(&(&link.trace_id[..], &link.span_id[..])) {
+                        count(producer, service, "messaging_system", failed(span) || failed(other));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Every span with its service.
+fn spans<'a>(
+    requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>,
+) -> impl Iterator<Item = (&'a str, &'a Span)> {
+    requests.into_iter().flat_map(|request| &request.resource_spans).flat_map(|resource| {
+        let service = resource
+            .resource
+            .as_ref()
+            .and_then(|resource| text(&resource.attributes, "service.name"))
+            .filter(|name| !name.is_empty());
+        resource
+            .scope_spans
+            .iter()
+            .flat_map(|scope| &scope.spans)
+            .filter_map(move |span| Some((service?, span)))
+    })
+}
+
+fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
+    let value = attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()?;
+    match value {
+        Value::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn failed(span: &Span) -> bool {
+    span.status.as_ref().is_some_and(|status| status.code == 2)
+}
+
+fn kind(kind: i32) -> &'static str {
+    match kind {
+        1 => "SPAN_KIND_INTERNAL",
+        2 => "SPAN_KIND_SERVER",
+        3 => "SPAN_KIND_CLIENT",
+        4 => "SPAN_KIND_PRODUCER",
+        5 => "SPAN_KIND_CONSUMER",
+        _ => "SPAN_KIND_UNSPECIFIED",
+    }
+}
+
+fn status(span: &Span) -> &'static str {
+    match span.status.as_ref().map_or(0, |status| status.code) {
+        1 => "STATUS_CODE_OK",
+        2 => "STATUS_CODE_ERROR",
+        _ => "STATUS_CODE_UNSET",
+    }
+}

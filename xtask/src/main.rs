@@ -1,0 +1,72 @@
+//! The only developer door: `cargo xtask <verb>`.
+//!
+//! One file per verb, each with its `Options` and its `run`; this file only names them. Never: does what
+//! a verb of cargo already does alone, needs a tool that the verb does not check for.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its user")]
+
+mod backends;
+mod ci;
+mod codegen;
+mod docs;
+mod test;
+mod tidy;
+mod up;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, checks, tests and runs Mirador.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Up(up::Options),
+    Test(test::Options),
+    Ci(ci::Options),
+    Tidy(tidy::Options),
+    Backends(backends::Options),
+    Codegen(codegen::Options),
+    Docs(docs::Options),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Up(options) => up::run(&options),
+        Verb::Test(options) => test::run(&options),
+        Verb::Ci(options) => ci::run(&options),
+        Verb::Tidy(options) => tidy::run(&options),
+        Verb::Backends(options) => backends::run(&options),
+        Verb::Codegen(options) => codegen::run(&options),
+        Verb::Docs(options) => docs::run(&options),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_verb_says_what_it_does() {
+        let mut command = super::Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for verb in command.get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} has no help", verb.get_name());
+            for argument in verb.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", verb.get_name(), argument.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! `cargo xtask up`: both processes on this machine, from a build of this checkout, until Ctrl-C.
+//!
+//! Invariants: nothing listens beyond loopback; a port that is taken is an error before anything starts;
+//! Ctrl-C stops the agent before central and central before its backends, each with the time it needs to
+//! drain; when one of them dies, the rest is stopped and its log's end is shown.
+
+mod config;
+mod demo;
+mod table;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use mirador_support::backends::cache::Cache;
+use mirador_support::backends::ports;
+use mirador_support::backends::server::{Ready, Server, Spec};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::backends::hold::{self, Held};
+use crate::workspace::{cargo, program, succeed};
+use config::{Ports, Stores};
+
+/// Start agent and central on this machine and say where to send OTLP and where to look.
+///
+/// Ctrl-C stops both, without loss. Data is kept for the next start unless --fresh is given.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Feed it: a small simulated shop sends OTLP, its payment service falters after a minute, and the
+    /// terminal shows calls, edges and anomalies.
+    #[arg(long)]
+    demo: bool,
+    /// Visitors a second of the simulated shop.
+    #[arg(long, default_value_t = 5, requires = "demo")]
+    visits: u32,
+    /// Where data is kept: in one SQLite file, or in VictoriaMetrics, Cassandra and a trace store that are
+    /// started on loopback (and built first, when they are not installed).
+    #[arg(long, value_enum, default_value_t = Backends::Embedded)]
+    backends: Backends,
+    /// With real backends: the store of the logs.
+    #[arg(long, value_enum, default_value_t = LogStore::Cassandra)]
+    logs: LogStore,
+    /// Build and run with optimisation.
+    #[arg(long)]
+    release: bool,
+    /// The agent's OTLP/gRPC port.
+    #[arg(long, default_value_t = 4317)]
+    grpc_port: u16,
+    /// The agent's OTLP/HTTP port.
+    #[arg(long, default_value_t = 4318)]
+    http_port: u16,
+    /// The agent's metrics port.
+    #[arg(long, default_value_t = 8888)]
+    metrics_port: u16,
+    /// The agent's health port.
+    #[arg(long, default_value_t = 13133)]
+    health_port: u16,
+    /// The port of the live page (embedded store only).
+    #[arg(long, default_value_t = 14380)]
+    console_port: u16,
+    /// The folder for configurations, logs and data; default: `state/up` in the cache.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Forget the data of earlier starts.
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// Where data is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backends {
+    /// One SQLite file and a live page.
+    Embedded,
+    /// `VictoriaMetrics`, Cassandra or `VictoriaLogs`, and a trace store.
+    Real,
+}
+
+/// Where logs are kept with real backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LogStore {
+    Cassandra,
+    Victorialogs,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let ports = options.ports()?;
+    let state = match &options.state {
+        Some(state) => std::path::absolute(state)?,
+        None => Cache::locate()?.root().join("state").join("up"),
+    };
+    fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
+    let lock = File::create(state.join("lock"))?;
+    ensure!(
+        lock.try_lock().is_ok(),
+        "another `cargo xtask up` uses {}: stop it, or choose another folder with --state",
+        state.display()
+    );
+    if options.fresh {
+        for data in ["data", "backends"] {
+            fs::remove_dir_all(state.join(data)).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+    }
+    let mut build = cargo(["build", "--quiet", "--package", "mirador-agent", "--package", "mirador-central"]);
+    if options.release {
+        build.arg("--release");
+    }
+    eprintln!("up: building");
+    succeed(&mut build)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(until_told(options, &state, &ports))
+}
+
+impl Options {
+    /// Every port, free now; what is ours alone moves away when its usual place is taken.
+    fn ports(&self) -> Result<Ports> {
+        Ok(Ports {
+            grpc: required("grpc", self.grpc_port)?,
+            http: required("http", self.http_port)?,
+            metrics: required("metrics", self.metrics_port)?,
+            health: required("health", self.health_port)?,
+            console: required("console", self.console_port)?,
+            central_grpc: preferred(14317)?,
+            central_http: preferred(14318)?,
+            central_metrics: preferred(18888)?,
+            central_health: preferred(23133)?,
+        })
+    }
+}
+
+fn required(name: &str, port: u16) -> Result<u16> {
+    ensure!(
+        ports::is_free(port),
+        "port {port} is taken: stop what listens there, or choose another with --{name}-port"
+    );
+    Ok(port)
+}
+
+fn preferred(port: u16) -> Result<u16> {
+    if ports::is_free(port) { Ok(port) } else { ports::free() }
+}
+
+/// What runs, in the order in which it is stopped.
+struct Running {
+    agent: Option<Server>,
+    central: Option<Server>,
+    backends: Vec<Held>,
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+struct Told {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Told {
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn until_told(options: &Options, state: &Path, ports: &Ports) -> Result<()> {
+    let mut told = Told { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? };
+    let mut running = Running { agent: None, central: None, backends: Vec::new() };
+    let result = tokio::select! {
+        result = serve(options, state, ports, &mut running) => result,
+        () = told.wait() => Ok(()),
+    };
+    eprintln!("up: stopping (once more to stop at once)");
+    tokio::select! {
+        stopped = running.stop() => stopped?,
+        () = told.wait() => eprintln!("up: stopped at once; what was in flight is lost"),
+    }
+    result
+}
+
+/// Starts everything and returns only when something has gone wrong.
+async fn serve(options: &Options, state: &Path, ports: &Ports, running: &mut Running) -> Result<()> {
+    let stores = match options.backends {
+        Backends::Embedded => Stores::Embedded(state.join("data").join("mirador.sqlite")),
+        Backends::Real => real(options, state, running).await?,
+    };
+    let profile = if options.release { "release" } else { "debug" };
+    let central = config::central(ports, &stores);
+    let central = start("mirador-central", &["all"], &central, profile, state, ports.central_health).await?;
+    running.central = Some(central);
+    let agent = config::agent(ports);
+    running.agent = Some(start("mirador-agent", &["run"], &agent, profile, state, ports.health).await?);
+    print!("{}", config::greeting(ports, &stores, state));
+    if !options.demo {
+        println!("Ctrl-C stops it.");
+        return running.ended().await;
+    }
+    tokio::select! {
+        ended = running.ended() => ended,
+        ended = demo::run(ports, &stores, options.visits) => ended,
+    }
+}
+
+async fn start(
+    name: &str,
+    verb: &[&str],
+    config: &str,
+    profile: &str,
+    state: &Path,
+    health_port: u16,
+) -> Result<Server> {
+    eprintln!("up: starting {name}");
+    let file = state.join(format!("{name}.yaml"));
+    fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+    // Each start has a log of its own.
+    fs::remove_file(state.join(format!("{name}.log"))).ok();
+    let mut args: Vec<String> = verb.iter().map(ToString::to_string).collect();
+    args.extend(["--config".into(), file.display().to_string()]);
+    Server::start(Spec {
+        name: name.into(),
+        program: program(name, profile)?,
+        args,
+        env: Vec::new(),
+        folder: state.into(),
+        ready: Ready::Http(format!("http://127.0.0.1:{health_port}/readyz")),
+    })
+    .await
+}
+
+/// Starts the real backends, on their usual ports where those are free.
+async fn real(options: &Options, state: &Path, running: &mut Running) -> Result<Stores> {
+    let logs = match options.logs {
+        LogStore::Cassandra => "cassandra",
+        LogStore::Victorialogs => "victorialogs",
+    };
+    eprintln!("up: starting victoriametrics, {logs} and a trace store");
+    let wanted = hold::Options::on(["victoriametrics", logs, "traces"], preferred)?;
+    let (held, addresses) = hold::open(&wanted, &state.join("backends")).await?;
+    running.backends = held;
+    Ok(Stores::Real(addresses))
+}
+
+impl Running {
+    /// Waits until one of the processes ends by itself; that is an error with the end of its log.
+    async fn ended(&mut self) -> Result<()> {
+        let ours = [&mut self.agent, &mut self.central].into_iter().flatten();
+        let mut servers: Vec<&mut Server> = ours.chain(self.backends.iter_mut().map(Held::server)).collect();
+        loop {
+            for server in &mut servers {
+                if let Some(status) = server.exited()? {
+                    bail!("{} ended with {status}:\n{}", server.name(), server.log_tail(20));
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        let ours = [&mut self.agent, &mut self.central].into_iter().flatten();
+        for server in ours.chain(self.backends.iter_mut().map(Held::server)) {
+            server.stop().await?;
+        }
+        Ok(())
+    }
+}
