@@ -53,20 +53,16 @@ impl Consumer {
     async fn traces(&self, request: Request, is_counted: bool) -> Result<Accepted, Refusal> {
         let accepted = match &self.roles.servicegraph {
             Some(servicegraph) => servicegraph.consume(&request).await?,
+            None if self.roles.spanmetrics.is_none() => return Err(not_here(Kind::Otlp(Signal::Traces))),
             None => Accepted::default(),
         };
-        match &self.roles.spanmetrics {
-            Some(spanmetrics) if !is_counted => {
-                // Stored already: failing now would make the client send all of it again for numbers that a shutdown
-                // is about to end anyway.
-                let counted = spanmetrics.observe(request).await;
-                if self.roles.servicegraph.is_none() {
-                    counted?;
-                }
+        if let Some(spanmetrics) = self.roles.spanmetrics.as_ref().filter(|_| !is_counted) {
+            let counted = spanmetrics.observe(request).await;
+            // Once they are stored, failing would make the client send all of it again for numbers that a shutdown is
+            // about to end anyway.
+            if self.roles.servicegraph.is_none() {
+                counted?;
             }
-            Some(_) => {}
-            None if self.roles.servicegraph.is_none() => return Err(not_here(Kind::Otlp(Signal::Traces))),
-            None => {}
         }
         Ok(accepted)
     }

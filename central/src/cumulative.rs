@@ -16,6 +16,8 @@ const MILLISECOND: u64 = 1_000_000;
 pub struct Cumulative<K, V> {
     series: HashMap<K, Entry<V>>,
     limit: usize,
+    /// Series that stand for others; the limit does not count them.
+    overflows: usize,
     expiration: Option<u64>,
     /// Time of the newest flush, confirmed or not.
     flushed_at: u64,
@@ -30,6 +32,7 @@ struct Entry<V> {
     /// The flush that carried the series last.
     carried: u64,
     phase: Phase,
+    is_overflow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,7 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
         Self {
             series: HashMap::new(),
             limit,
+            overflows: 0,
             expiration: expiration.map(|after| after.as_nanos() as u64),
             flushed_at: 0,
             flush: 0,
@@ -97,25 +101,26 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
     /// between the last flush and now.
     pub fn update(&mut self, key: &K, begun_unix_nano: u64, now_unix_nano: u64) -> Option<&mut V> {
         let is_known = self.series.contains_key(key);
-        if !is_known && self.series.len() >= self.limit {
+        if !is_known && self.series.len() - self.overflows >= self.limit {
             return None;
         }
-        Some(self.insert(key, begun_unix_nano, now_unix_nano))
+        Some(self.insert(key, begun_unix_nano, now_unix_nano, false))
     }
 
     /// As [`Self::update`], for the one series that stands for all that found no place.
     pub fn update_overflow(&mut self, key: &K, now_unix_nano: u64) -> &mut V {
-        self.insert(key, now_unix_nano, now_unix_nano)
+        self.insert(key, now_unix_nano, now_unix_nano, true)
     }
 
-    fn insert(&mut self, key: &K, begun: u64, now: u64) -> &mut V {
+    fn insert(&mut self, key: &K, begun: u64, now: u64, is_overflow: bool) -> &mut V {
         let start = self.start(begun, now);
         if !self.series.contains_key(key) {
-            self.series.insert(key.clone(), Entry::new(start, now));
+            self.overflows += usize::from(is_overflow);
+            self.series.insert(key.clone(), Entry { is_overflow, ..Entry::new(start, now) });
         }
         let entry = self.series.get_mut(key).expect("the key was inserted above");
         if entry.phase == Phase::Ending {
-            *entry = Entry::new(start, now);
+            *entry = Entry { is_overflow: entry.is_overflow, ..Entry::new(start, now) };
         }
         entry.updated = entry.updated.max(now);
         &mut entry.value
@@ -160,6 +165,7 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
     /// The flush has been taken: zeros are not repeated, ended series go. Returns how many went.
     pub fn confirm(&mut self, flush: Flush) -> usize {
         let before = self.series.len();
+        let mut overflows = 0;
         self.series.retain(|_, entry| {
             if entry.carried != flush.id {
                 return true;
@@ -170,16 +176,20 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
                     true
                 }
                 Phase::Live => true,
-                Phase::Ending => false,
+                Phase::Ending => {
+                    overflows += usize::from(entry.is_overflow);
+                    false
+                }
             }
         });
+        self.overflows -= overflows;
         before - self.series.len()
     }
 }
 
 impl<V: Default> Entry<V> {
     fn new(start: u64, now: u64) -> Self {
-        Self { value: V::default(), start, updated: now, carried: 0, phase: Phase::New }
+        Self { value: V::default(), start, updated: now, carried: 0, phase: Phase::New, is_overflow: false }
     }
 }
 

@@ -116,13 +116,10 @@ impl Flusher {
             let limits = Limits { max_items: usize::MAX, ..Limits::default() };
             let request = Request::parse(Signal::Metrics, bytes, &limits)
                 .map_err(|error| refusal(Code::Internal, format!("own metrics: {error}"), "internal"))?;
-            let accepted = match tokio::time::timeout(SEND_TIMEOUT, self.out.send(request)).await {
-                Ok(sent) => sent?,
-                Err(_) => {
-                    let message = format!("no answer within {}s", SEND_TIMEOUT.as_secs());
-                    return Err(refusal(Code::DeadlineExceeded, message, "timeout"));
-                }
-            };
+            let accepted = tokio::time::timeout(SEND_TIMEOUT, self.out.send(request)).await.unwrap_or_else(|_| {
+                let message = format!("no answer within {}s", SEND_TIMEOUT.as_secs());
+                Err(refusal(Code::DeadlineExceeded, message, "timeout"))
+            })?;
             if accepted.rejected_items > 0 {
                 self.meters.rejected.get_or_create(&vec![("from", self.from)]).inc_by(accepted.rejected_items);
                 tracing::warn!(from = self.from, points = accepted.rejected_items, why = %accepted.message, "rejected");

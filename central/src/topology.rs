@@ -71,14 +71,14 @@ impl Central {
         }
         let registry = Registry::new();
         let health = Health::new();
-        telemetry::register_process_metrics(&registry);
+        telemetry::register_process_metrics(&registry, std::time::Instant::now());
         let budget = Budget::from_config(&config.memory)?;
         let mut supervisor = Supervisor::new(drain.clone(), health.clone());
         let around = Surroundings { registry: &registry, health: &health, drain: &drain };
         let stores = Stores::build(&config.exporters, role, around)?;
         let embedded = stores.embedded.clone();
         let roles = Self::roles(&config, role, stores, around, &mut supervisor)?;
-        let receiver = Receiver::bind(&config.receiver, budget, &registry, drain.clone())
+        let receiver = Receiver::bind(config.receiver.clone(), budget, &registry, drain.clone())
             .await
             .context("the receiver cannot listen")?;
         let admin = admin::serve(&config.admin(), registry.clone(), health.clone(), drain.clone()).await?;

@@ -41,7 +41,7 @@ impl Emit {
                     self.flush(true).await;
                     if let Some(done) = done {
                         // Nobody listening is fine: the flush has been made all the same.
-                        drop(done.send(()));
+                        done.send(()).ok();
                     }
                     return Ok(());
                 }

@@ -3,7 +3,7 @@
 //! Never: does IO, reads a clock, blocks. Invariants: the edges are the same whatever the order in which the halves
 //! of a key arrive within `ttl` of the first; a half is counted once however often it is sent, as long as it is
 //! remembered; at most `max_items` halves wait and as many answered clients are kept; every half ends in an edge, an
-//! `Unpaired`, a `Dropped` or a `Duplicate`.
+//! `Unpaired`, a `Dropped` or a `Duplicate`, but for a consumer's parent beside its links, which need not be a client.
 //!
 //! A client that was answered stays for another `ttl`, because it may have several servers (a topic's
 //! consumers, a retry below the client span): each of them is an edge of its own.
@@ -218,7 +218,10 @@ impl Pairing {
         while let Some((_, waiting)) = self.waiting.pop_front() {
             match waiting.halves {
                 Halves::Client(client) => out(Outcome::Unpaired(*client)),
-                Halves::Servers(servers) => servers.into_iter().for_each(|server| out(Outcome::Unpaired(server))),
+                Halves::Servers(servers) => servers
+                    .into_iter()
+                    .filter(|server| server.via != Via::ParentBesideLinks)
+                    .for_each(|server| out(Outcome::Unpaired(server))),
             }
         }
         self.halves = 0;

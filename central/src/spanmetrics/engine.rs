@@ -115,12 +115,12 @@ impl Engine {
                 merged.rebucketed += 1;
             }
             let key = self.without_excluded(key);
-            let state = match self.series.update(&key, begun, now) {
-                Some(state) if !key.overflow => state,
-                _ => {
-                    merged.overflowed_calls += if key.overflow { 0 } else { delta.calls };
-                    self.series.update_overflow(&SeriesKey::overflow(), now)
-                }
+            let own = if key.overflow { None } else { self.series.update(&key, begun, now) };
+            let state = if let Some(state) = own {
+                state
+            } else {
+                merged.overflowed_calls += if key.overflow { 0 } else { delta.calls };
+                self.series.update_overflow(&SeriesKey::overflow(), now)
             };
             state.merge(&delta, self.bounds_nanos.len(), keeps_distribution);
         }

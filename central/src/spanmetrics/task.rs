@@ -61,7 +61,7 @@ impl Task {
                         self.settle(under_way.take()).await;
                         self.last_flush().await;
                         // Nobody listening is fine: the flush has been made all the same.
-                        drop(done.send(()));
+                        done.send(()).ok();
                         return Ok(());
                     }
                     None => return Ok(()),
@@ -92,7 +92,7 @@ impl Task {
 
     fn observe(&mut self, request: &Request, reply: oneshot::Sender<()>) {
         self.meters.observed(self.tap.observe(request, unix_nano()));
-        drop(reply.send(()));
+        reply.send(()).ok();
     }
 
     fn collect(&mut self) -> Option<(Flush, Vec<bytes::Bytes>)> {

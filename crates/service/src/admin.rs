@@ -99,9 +99,9 @@ pub async fn serve(
 }
 
 async fn bind(key: &str, endpoint: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(endpoint)
-        .await
-        .with_context(|| format!("{key}: {endpoint:?}: cannot listen there; expected a free address like \"0.0.0.0:8888\""))
+    TcpListener::bind(endpoint).await.with_context(|| {
+        format!("{key}: {endpoint:?}: cannot listen there; expected a free address like \"0.0.0.0:8888\"")
+    })
 }
 
 #[cfg(test)]

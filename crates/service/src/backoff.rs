@@ -104,9 +104,8 @@ impl Backoff {
         let factor = self.config.randomization_factor.clamp(0.0, 1.0);
         let wait = self.interval.mul_f64(1.0 - factor + 2.0 * factor * self.unit());
         let grown = self.interval.as_secs_f64() * self.config.multiplier.max(1.0);
-        self.interval = Duration::try_from_secs_f64(grown).map_or(self.config.max_interval, |next| {
-            next.min(self.config.max_interval)
-        });
+        self.interval = Duration::try_from_secs_f64(grown)
+            .map_or(self.config.max_interval, |next| next.min(self.config.max_interval));
         self.waited = self.waited.saturating_add(wait);
         wait
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::metrics::Registry;
+
 /// Work that was still in flight when the grace period ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{in_flight} pieces of work were still in flight when the grace period ended")]
@@ -112,6 +114,17 @@ impl Drain {
         }
     }
 
+    /// Shows the drain and the work in flight as metrics.
+    pub fn register_metrics(&self, registry: &Registry) {
+        let (draining, work) = (self.clone(), self.clone());
+        registry.observe_gauge("mirador_process_draining", "1 while the process is draining.", move || {
+            f64::from(u8::from(draining.is_draining()))
+        });
+        registry.observe_gauge("mirador_process_in_flight", "Pieces of work that a drain would wait for.", move || {
+            work.in_flight() as f64
+        });
+    }
+
     async fn began(&self) -> Instant {
         let mut since = self.shared.since.subscribe();
         loop {
@@ -149,7 +162,8 @@ impl Drop for DrainGuard {
 pub const EXIT_INTERRUPTED: i32 = 130;
 
 /// Starts the drain on the first SIGTERM or SIGINT and ends the process on the second.
-/// Returns when the drain has begun for another reason and is over; run it as a task of its own.
+/// Ends only with an error (no handler could be set up), so it is a task of its own and none of a
+/// [`Supervisor`](crate::supervise::Supervisor)'s, which waits for all of its tasks.
 pub async fn signals(drain: Drain) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;

@@ -13,6 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, TryAcquireError};
 
+use crate::metrics::Registry;
+
 pub use limit::{Detected, Source, detect};
 
 const MIB: u64 = 1 << 20;
@@ -72,13 +74,12 @@ impl MemoryConfig {
         percentage("limit_percentage", self.limit_percentage)?;
         percentage("request_share_percentage", self.request_share_percentage)?;
         if let Some(limit_mib) = self.limit_mib {
-            let limit = limit_mib.checked_mul(MIB).filter(|limit| *limit > 0).ok_or(MemoryError::LimitMib(limit_mib))?;
+            let limit =
+                limit_mib.checked_mul(MIB).filter(|limit| *limit > 0).ok_or(MemoryError::LimitMib(limit_mib))?;
             return match granted {
-                Some(granted) if limit > granted.bytes => Err(MemoryError::AboveGrant {
-                    limit_mib,
-                    granted_mib: granted.bytes / MIB,
-                    origin: granted.source,
-                }),
+                Some(granted) if limit > granted.bytes => {
+                    Err(MemoryError::AboveGrant { limit_mib, granted_mib: granted.bytes / MIB, origin: granted.source })
+                }
                 _ => Ok(limit),
             };
         }
@@ -180,6 +181,15 @@ impl Budget {
     /// Bytes that permits hold now (with those promised to waiters).
     pub fn used(&self) -> usize {
         self.shared.limit - self.shared.free.available_permits()
+    }
+
+    /// Shows the budget and its use as metrics.
+    pub fn register_metrics(&self, registry: &Registry) {
+        let (used, limit) = (self.clone(), self.limit());
+        let help = "Bytes that requests hold of the memory budget.";
+        registry.observe_gauge("mirador_memory_request_bytes", help, move || used.used() as f64);
+        let help = "Bytes that requests may hold at one time.";
+        registry.observe_gauge("mirador_memory_request_limit_bytes", help, move || limit as f64);
     }
 
     /// The limit in bytes.

@@ -178,12 +178,7 @@ impl Registry {
     }
 
     /// A histogram per label set; `make` makes one with its buckets.
-    pub fn histogram_family<L: LabelSet>(
-        &self,
-        name: &str,
-        help: &str,
-        make: fn() -> Histogram,
-    ) -> HistogramFamily<L> {
+    pub fn histogram_family<L: LabelSet>(&self, name: &str, help: &str, make: fn() -> Histogram) -> HistogramFamily<L> {
         self.register(name, help, || Family::new_with_constructor(make))
     }
 
@@ -261,9 +256,9 @@ impl Registry {
 
 impl Entry {
     fn describe(&self, name: &str) -> Described {
-        let unit = ["seconds", "bytes", "ratio"].into_iter().find(|unit| {
-            name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_'))
-        });
+        let unit = ["seconds", "bytes", "ratio"]
+            .into_iter()
+            .find(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')));
         let mut labels = self.declared.clone();
         let mut series = String::new();
         text::encode_registry(&mut series, &self.registry).expect("a String takes every write");

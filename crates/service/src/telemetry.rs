@@ -67,12 +67,16 @@ impl LogConfig {
         }
         // A single word is a module name to the filter when it is no level, and would silence
         // everything else; that is a typing error here.
-        for part in self.level.split(',').map(str::trim) {
-            if !part.contains('=') && !part.contains('[') && part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() {
+        let parts: Vec<_> = self.level.split(',').map(str::trim).collect();
+        for part in &parts {
+            if !part.contains('=')
+                && !part.contains('[')
+                && part.parse::<tracing_subscriber::filter::LevelFilter>().is_err()
+            {
                 return Err(wrong(format!("{part:?} is no level")));
             }
         }
-        EnvFilter::try_new(&self.level).map_err(|error| wrong(error.to_string()))
+        EnvFilter::try_new(parts.join(",")).map_err(|error| wrong(error.to_string()))
     }
 }
 

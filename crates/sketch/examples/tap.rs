@@ -38,9 +38,7 @@ fn main() {
 }
 
 fn measure(per_request: u64, series: u64, config: &Config) {
-    let requests: Vec<_> = (0..SPANS / per_request)
-        .map(|at| request(at * per_request, per_request, series))
-        .collect();
+    let requests: Vec<_> = (0..SPANS / per_request).map(|at| request(at * per_request, per_request, series)).collect();
     let mut tap = Tap::new(config, 7);
     let (mut reading, mut tapping) = (u128::MAX, u128::MAX);
     let mut bytes = 0;
@@ -111,9 +109,8 @@ fn span(id: u64, series: u64) -> Span {
     random = (random ^ (random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     random ^= random >> 27;
     let names = (series / 10).max(1);
-    let mut attributes: Vec<_> = (0..9)
-        .map(|at| text(&format!("app.attribute.number.{at}"), "a value of usual length, 32 bytes"))
-        .collect();
+    let mut attributes: Vec<_> =
+        (0..9).map(|at| text(&format!("app.attribute.number.{at}"), "a value of usual length, 32 bytes")).collect();
     attributes.insert(3, text("http.request.method", "GET"));
     attributes.push(KeyValue {
         key: "http.response.status_code".into(),

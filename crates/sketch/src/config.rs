@@ -129,12 +129,7 @@ pub enum BuiltIn {
 
 impl BuiltIn {
     /// All of them, in the order in which labels are written.
-    pub const ALL: [Self; 4] = [
-        Self::ServiceName,
-        Self::SpanName,
-        Self::SpanKind,
-        Self::StatusCode,
-    ];
+    pub const ALL: [Self; 4] = [Self::ServiceName, Self::SpanName, Self::SpanKind, Self::StatusCode];
 
     /// The label's name.
     pub const fn name(self) -> &'static str {
@@ -178,21 +173,14 @@ impl Default for Config {
 
 impl Default for Explicit {
     fn default() -> Self {
-        let millis = [
-            2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1_000, 1_400, 2_000, 5_000, 10_000, 15_000,
-        ];
-        Self {
-            buckets: millis.map(|ms| GoDuration(Duration::from_millis(ms))).into(),
-        }
+        let millis = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1_000, 1_400, 2_000, 5_000, 10_000, 15_000];
+        Self { buckets: millis.map(|ms| GoDuration(Duration::from_millis(ms))).into() }
     }
 }
 
 impl Default for Exemplars {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            max_per_data_point: MAX_EXEMPLARS,
-        }
+        Self { enabled: true, max_per_data_point: MAX_EXEMPLARS }
     }
 }
 

@@ -29,12 +29,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// Remembers at most twice `capacity` fingerprints.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            young: HashTable::new(),
-            old: HashTable::new(),
-            capacity: capacity.max(1),
-            since: None,
-        }
+        Self { young: HashTable::new(), old: HashTable::new(), capacity: capacity.max(1), since: None }
     }
 
     /// True when `fingerprint` is remembered; remembers it otherwise.
@@ -49,8 +44,7 @@ impl Seen {
         if self.young.len() >= self.capacity {
             self.rotate(now_unix_nano);
         }
-        self.young
-            .insert_unique(hash, fingerprint, |one| *one as u64);
+        self.young.insert_unique(hash, fingerprint, |one| *one as u64);
         false
     }
 

@@ -105,10 +105,7 @@ impl Values {
 
     /// The values as (text, hash), in the order of the names.
     #[inline]
-    pub(crate) fn iter<'a>(
-        &'a self,
-        part: &'a Part,
-    ) -> impl Iterator<Item = Option<(&'a str, u64)>> + 'a {
+    pub(crate) fn iter<'a>(&'a self, part: &'a Part) -> impl Iterator<Item = Option<(&'a str, u64)>> + 'a {
         let shared = part.dimensions.iter();
         self.slots.iter().zip(shared).map(|(slot, shared)| match *slot {
             Slot::Resource => shared.as_ref().map(|label| (&*label.text, label.hash)),
@@ -123,6 +120,9 @@ pub(crate) fn write_cut(out: &mut String, value: &Value<'_>, limit: usize) -> bo
     let mut limited = Limited { out, left: limit };
     match value {
         Value::Str(text) => limited.write_str(text),
+        // The canonical text of these needs no memory of its own.
+        Value::Int(number) => write!(limited, "{number}"),
+        Value::Bool(flag) => write!(limited, "{flag}"),
         other => write!(limited, "{other}"),
     }
     .is_err()

@@ -77,12 +77,10 @@ impl Exemplars {
     /// Brings the candidates down to `places` and into canonical order.
     fn reduce(&mut self, places: usize) {
         let slow = slow_places(places).min(self.0.len());
-        self.0
-            .sort_unstable_by_key(|one| (Reverse(one.value_nanos), one.priority(), one.ids()));
+        self.0.sort_unstable_by_key(|one| (Reverse(one.value_nanos), one.priority(), one.ids()));
         self.0.dedup();
         let slow = slow.min(self.0.len());
-        self.0[slow..]
-            .sort_unstable_by_key(|one| (one.priority(), one.ids(), one.value_nanos));
+        self.0[slow..].sort_unstable_by_key(|one| (one.priority(), one.ids(), one.value_nanos));
         self.0.truncate(places);
     }
 }
@@ -101,11 +99,7 @@ pub(crate) struct Reservoir {
 impl Reservoir {
     /// A reservoir for at most `places` exemplars; `offer` must get the same number.
     pub(crate) const fn new(places: usize) -> Self {
-        let (slow, ceiling) = if places == 0 {
-            ((u64::MAX, 0), 0)
-        } else {
-            ((0, u64::MAX), u64::MAX)
-        };
+        let (slow, ceiling) = if places == 0 { ((u64::MAX, 0), 0) } else { ((0, u64::MAX), u64::MAX) };
         Self { chosen: Exemplars(Vec::new()), slow, ceiling }
     }
 

@@ -109,16 +109,12 @@ impl Hdr {
 
     /// The non-empty buckets as (nanoseconds in the middle of the bucket, count), ascending.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
-        self.entries()
-            .into_iter()
-            .map(|(index, count)| (middle_of(index), count))
+        self.entries().into_iter().map(|(index, count)| (middle_of(index), count))
     }
 
     /// All counts together, saturating.
     pub fn count(&self) -> u64 {
-        self.entries()
-            .iter()
-            .fold(0, |sum: u64, entry| sum.saturating_add(entry.1))
+        self.entries().iter().fold(0, |sum: u64, entry| sum.saturating_add(entry.1))
     }
 
     /// The duration in nanoseconds below or at which the share `quantile` (0 to 1, clamped) of the
@@ -181,7 +177,9 @@ impl Hdr {
             };
             let larger = vec![0; len].into_boxed_slice();
             for slot in std::mem::replace(&mut self.slots, larger) {
-                if slot != 0 && let Err(at) = self.find(untag(slot)) {
+                if slot != 0
+                    && let Err(at) = self.find(untag(slot))
+                {
                     self.slots[at] = slot;
                 }
             }
@@ -200,11 +198,7 @@ impl Hdr {
     }
 
     fn wide_count(&self, index: u16) -> u64 {
-        self.wide
-            .as_ref()
-            .and_then(|wide| wide.get(&index))
-            .copied()
-            .unwrap_or(0)
+        self.wide.as_ref().and_then(|wide| wide.get(&index)).copied().unwrap_or(0)
     }
 }
 

@@ -40,9 +40,7 @@ impl Excluded {
 
     /// The labels that are left out, in the order of `BuiltIn::ALL`.
     pub fn iter(self) -> impl Iterator<Item = BuiltIn> {
-        BuiltIn::ALL
-            .into_iter()
-            .filter(move |label| self.contains(*label))
+        BuiltIn::ALL.into_iter().filter(move |label| self.contains(*label))
     }
 }
 

@@ -29,15 +29,12 @@ mod window;
 mod wire;
 
 pub use config::{
-    BuiltIn, Config, ConfigError, Dimension, Exemplars as ExemplarsConfig, Explicit, Histogram,
-    MAX_BOUNDS, MAX_DIMENSIONS, Unit,
+    BuiltIn, Config, ConfigError, Dimension, Exemplars as ExemplarsConfig, Explicit, Histogram, MAX_BOUNDS,
+    MAX_DIMENSIONS, Unit,
 };
 pub use exemplar::{Exemplar, Exemplars, MAX_EXEMPLARS};
 pub use hdr::{BUCKETS as HDR_BUCKETS, Hdr};
-pub use key::{
-    Excluded, LABEL_OVERFLOW, LABEL_SERVICE, LABEL_SPAN_KIND, LABEL_SPAN_NAME, LABEL_STATUS,
-    SeriesKey,
-};
+pub use key::{Excluded, LABEL_OVERFLOW, LABEL_SERVICE, LABEL_SPAN_KIND, LABEL_SPAN_NAME, LABEL_STATUS, SeriesKey};
 pub use point::{Point, bucket_of};
 pub use tap::{Observed, Tap};
 pub use weight::{adjusted_count, threshold};

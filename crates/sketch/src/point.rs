@@ -48,9 +48,7 @@ impl Point {
             self.buckets.resize(bounds_nanos.len() + 1, 0);
         }
         self.calls = self.calls.saturating_add(weight);
-        self.sum_nanos = self
-            .sum_nanos
-            .saturating_add(u128::from(nanos) * u128::from(weight));
+        self.sum_nanos = self.sum_nanos.saturating_add(u128::from(nanos) * u128::from(weight));
         self.min_nanos = self.min_nanos.min(nanos);
         self.max_nanos = self.max_nanos.max(nanos);
         let bucket = &mut self.buckets[bucket_of(bounds_nanos, nanos)];

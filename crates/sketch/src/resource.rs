@@ -72,11 +72,7 @@ struct Entry {
 
 impl Resources {
     /// The part of `resource`; `None` when it has no service name.
-    pub(crate) fn resolve(
-        &mut self,
-        resource: &Resource<'_>,
-        dimensions: &Dimensions,
-    ) -> Option<&mut Part> {
+    pub(crate) fn resolve(&mut self, resource: &Resource<'_>, dimensions: &Dimensions) -> Option<&mut Part> {
         let (hash, raw) = (resource.raw_hash(), resource.raw());
         let known = self.index.find(hash, |at| {
             let entry = &self.entries[*at as usize];
@@ -102,8 +98,7 @@ impl Resources {
         let at = self.entries.len() as u32;
         self.entries.push(Entry { hash, raw: raw.into(), part });
         let entries = &self.entries;
-        self.index
-            .insert_unique(hash, at, |at| entries[*at as usize].hash);
+        self.index.insert_unique(hash, at, |at| entries[*at as usize].hash);
         at
     }
 }
@@ -112,11 +107,7 @@ fn read(resource: &Resource<'_>, dimensions: &Dimensions) -> Option<Part> {
     let name = resource.service_name()?;
     let (service, mut was_cut) = cut(name, dimensions.limit);
     let service = if dimensions.excludes(BuiltIn::ServiceName) { "" } else { service };
-    let label = |text: &str| Label {
-        hash: Texts::hash(dimensions.seed, text),
-        text: text.into(),
-        id: None,
-    };
+    let label = |text: &str| Label { hash: Texts::hash(dimensions.seed, text), text: text.into(), id: None };
     let service = label(service);
     let values = dimensions.names.iter().zip(&dimensions.defaults);
     let values = values

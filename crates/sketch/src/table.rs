@@ -149,8 +149,7 @@ impl Table {
                 return *at;
             }
         }
-        self.create(hash, name_hash, part, probe)
-            .unwrap_or(OVERFLOW)
+        self.create(hash, name_hash, part, probe).unwrap_or(OVERFLOW)
     }
 
     /// Counts one span.
@@ -160,17 +159,13 @@ impl Table {
         let (nanos, weight) = (update.span.value_nanos, update.weight);
         let series = &mut self.series[at];
         series.calls = series.calls.saturating_add(weight);
-        series.sum_nanos = series
-            .sum_nanos
-            .saturating_add(u128::from(nanos) * u128::from(weight));
+        series.sum_nanos = series.sum_nanos.saturating_add(u128::from(nanos) * u128::from(weight));
         series.min_nanos = series.min_nanos.min(nanos);
         series.max_nanos = series.max_nanos.max(nanos);
         series.hdr.record(nanos, weight);
         if update.identified {
             let priority = identity::priority(update.span.trace_id, update.span.span_id);
-            series
-                .reservoir
-                .offer(&update.span, priority, self.shape.exemplars);
+            series.reservoir.offer(&update.span, priority, self.shape.exemplars);
         }
         let bounds = &self.shape.bounds;
         let bucket = &mut self.buckets[at * (bounds.len() + 1) + bucket_of(bounds, nanos)];
@@ -179,10 +174,7 @@ impl Table {
 
     /// What exists now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            series: self.series.len(),
-            texts: self.texts.len(),
-        }
+        Mark { series: self.series.len(), texts: self.texts.len() }
     }
 
     /// Takes back what was created since `mark`; true when that was anything. Series that were
@@ -199,8 +191,7 @@ impl Table {
         }
         self.series.truncate(mark.series);
         self.values.truncate(mark.series * self.shape.dimensions);
-        self.buckets
-            .truncate(mark.series * (self.shape.bounds.len() + 1));
+        self.buckets.truncate(mark.series * (self.shape.bounds.len() + 1));
         self.texts.truncate(mark.texts);
         true
     }
@@ -213,8 +204,7 @@ impl Table {
     /// The series that have counted anything, with their numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Series)> {
         let all = self.series.iter().enumerate();
-        all.filter(|(_, series)| series.calls > 0)
-            .map(|(at, series)| (at as u32, series))
+        all.filter(|(_, series)| series.calls > 0).map(|(at, series)| (at as u32, series))
     }
 
     /// Series `at`.
@@ -275,8 +265,7 @@ impl Table {
         };
         let at = self.push(hash, service, name, (probe.kind, probe.status));
         let series = &self.series;
-        self.index
-            .insert_unique(hash, at, |at| series[*at as usize].hash);
+        self.index.insert_unique(hash, at, |at| series[*at as usize].hash);
         Some(at)
     }
 

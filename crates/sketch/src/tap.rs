@@ -77,11 +77,7 @@ impl Tap {
             bounds: config.bounds_nanos().into(),
             dimensions: dimensions.names.len(),
             limit: config.aggregation_cardinality_limit,
-            exemplars: if exemplars.enabled {
-                exemplars.max_per_data_point.min(MAX_EXEMPLARS)
-            } else {
-                0
-            },
+            exemplars: if exemplars.enabled { exemplars.max_per_data_point.min(MAX_EXEMPLARS) } else { 0 },
             seed,
         });
         let mark = table.mark();
@@ -103,10 +99,7 @@ impl Tap {
         let mut observed = Observed::default();
         for resource_spans in request.resource_spans() {
             let scopes = resource_spans.scopes();
-            let Some(part) = self
-                .resources
-                .resolve(&resource_spans.resource(), &self.dimensions)
-            else {
+            let Some(part) = self.resources.resolve(&resource_spans.resource(), &self.dimensions) else {
                 let spans = scopes.map(|scope| scope.spans().count());
                 observed.skipped_no_service += spans.sum::<usize>();
                 continue;
@@ -117,16 +110,12 @@ impl Tap {
                     let (series, cut) = series_of(&span, part, &mut self.table, space);
                     self.staged.push(&span, series, cut, now_unix_nano);
                     if self.staged.updates.len() >= CHUNK {
-                        self.staged
-                            .settle(&mut self.table, &mut self.seen, now_unix_nano)
-                            .add_to(&mut observed);
+                        self.staged.settle(&mut self.table, &mut self.seen, now_unix_nano).add_to(&mut observed);
                     }
                 }
             }
         }
-        self.staged
-            .settle(&mut self.table, &mut self.seen, now_unix_nano)
-            .add_to(&mut observed);
+        self.staged.settle(&mut self.table, &mut self.seen, now_unix_nano).add_to(&mut observed);
         observed.duplicate = observed.duplicate_spans > 0 && observed.spans == 0;
         observed
     }
@@ -137,11 +126,7 @@ impl Tap {
         self.table.iter().next()?;
         let next = self.table.successor();
         self.staged.mark = next.mark();
-        Some(Window::new(
-            std::mem::replace(&mut self.table, next),
-            &self.dimensions,
-            start..now_unix_nano.max(start),
-        ))
+        Some(Window::new(std::mem::replace(&mut self.table, next), &self.dimensions, start..now_unix_nano.max(start)))
     }
 
     /// Series of the current window, the overflow series not counted.
@@ -216,17 +201,9 @@ impl Staged {
         let weight = if state.is_empty() {
             1
         } else {
-            threshold(state).map_or(1, |threshold| {
-                adjusted_count(threshold, identity::rounding(exemplar.span_id))
-            })
+            threshold(state).map_or(1, |threshold| adjusted_count(threshold, identity::rounding(exemplar.span_id)))
         };
-        self.updates.push(Update {
-            series,
-            identified,
-            cut,
-            weight,
-            span: exemplar,
-        });
+        self.updates.push(Update { series, identified, cut, weight, span: exemplar });
     }
 
     /// Counts what is staged, or drops it when the same was counted before.

@@ -36,13 +36,7 @@ impl Texts {
     /// An empty arena; `seed` keeps the index safe from chosen collisions. `generation` must differ
     /// from that of any other arena whose places may be asked for here.
     pub(crate) fn new(seed: u64, generation: u32) -> Self {
-        Self {
-            generation,
-            arena: Vec::new(),
-            index: HashTable::new(),
-            order: Vec::new(),
-            seed,
-        }
+        Self { generation, arena: Vec::new(), index: HashTable::new(), order: Vec::new(), seed }
     }
 
     /// The hash under which `text` is found.
@@ -67,9 +61,7 @@ impl Texts {
         if text.is_empty() {
             return Some(Text::EMPTY);
         }
-        self.index
-            .find(hash, |id| self.bytes(*id) == text.as_bytes())
-            .copied()
+        self.index.find(hash, |id| self.bytes(*id) == text.as_bytes()).copied()
     }
 
     /// The text's place, stored if it is new. `None` when the arena is full.
@@ -131,9 +123,5 @@ fn slice(arena: &[u8], id: Text) -> &[u8] {
 /// `text`, cut to at most `limit` bytes on a character boundary, and whether it was cut.
 #[inline]
 pub(crate) fn cut(text: &str, limit: usize) -> (&str, bool) {
-    if text.len() <= limit {
-        (text, false)
-    } else {
-        (&text[..text.floor_char_boundary(limit)], true)
-    }
+    if text.len() <= limit { (text, false) } else { (&text[..text.floor_char_boundary(limit)], true) }
 }

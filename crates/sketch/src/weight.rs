@@ -13,9 +13,7 @@ const BITS: u32 = 56;
 
 /// The rejection threshold in `trace_state`, in [0, 2^56), if it has a valid one.
 pub fn threshold(trace_state: &str) -> Option<u64> {
-    let list = trace_state
-        .split(',')
-        .find_map(|member| member.trim().strip_prefix("ot="))?;
+    let list = trace_state.split(',').find_map(|member| member.trim().strip_prefix("ot="))?;
     let digits = list.split(';').find_map(|field| field.strip_prefix("th:"))?;
     if digits.len() > BITS as usize / 4 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;

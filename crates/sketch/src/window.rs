@@ -30,12 +30,7 @@ pub struct Window {
 
 impl Window {
     pub(crate) fn new(table: Table, dimensions: &Dimensions, interval: Range<u64>) -> Self {
-        Self {
-            table,
-            names: Arc::clone(&dimensions.names),
-            excluded: dimensions.excluded,
-            interval,
-        }
+        Self { table, names: Arc::clone(&dimensions.names), excluded: dimensions.excluded, interval }
     }
 
     /// Start in nanoseconds since the Unix epoch, inclusive.

@@ -10,11 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
 fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue {
-        key: key.into(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
+    KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
 /// Spans `ids` of 100 services, whose names and durations follow from `series_of` and the id.
@@ -35,10 +31,7 @@ fn request(ids: std::ops::Range<u64>, series_of: impl Fn(u64) -> u64) -> Request
         });
         let name = Value::StringValue(format!("service-{service}"));
         ResourceSpans {
-            resource: Some(Resource {
-                attributes: vec![attribute("service.name", name)],
-                ..Resource::default()
-            }),
+            resource: Some(Resource { attributes: vec![attribute("service.name", name)], ..Resource::default() }),
             scope_spans: vec![ScopeSpans { spans: spans.collect(), ..ScopeSpans::default() }],
             ..ResourceSpans::default()
         }
@@ -61,10 +54,11 @@ fn spans_of_known_series_take_nothing_from_the_allocator() {
         tap.observe(&request(round * 1_000..(round + 1) * 1_000, |id| id % 100), 5);
     }
     let series = tap.series();
+    assert_eq!(series, 100);
     let mut total = 0;
     for round in 40..50 {
         let request = request(round * 1_000..(round + 1) * 1_000, |id| id % 100);
-        total += measure(|| drop(tap.observe(&request, 5))).count_total;
+        total += measure(|| assert_eq!(tap.observe(&request, 5).spans, 1_000)).count_total;
     }
     assert_eq!(tap.series(), series);
     // The rare histogram bucket that is new makes a table grow now and then, and so does the
@@ -75,9 +69,8 @@ fn spans_of_known_series_take_nothing_from_the_allocator() {
 #[test]
 fn ten_thousand_series_with_spread_durations_stay_below_sixteen_mebibytes() {
     // 64 spans each over three powers of two: about 60 touched histogram buckets a series.
-    let requests: Vec<_> = (0..64)
-        .map(|round| request(round * 10_000..(round + 1) * 10_000, |id| id % 10_000))
-        .collect();
+    let requests: Vec<_> =
+        (0..64).map(|round| request(round * 10_000..(round + 1) * 10_000, |id| id % 10_000)).collect();
     let mut tap = Tap::new(&config(), 1);
     let info = measure(|| {
         for request in &requests {

@@ -72,7 +72,7 @@ struct Line {
     histogram: Option<HistogramDataPoint>,
 }
 
-fn labels(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> String {
+fn labels(attributes: &[KeyValue]) -> String {
     let text = |value: &Value| match value {
         Value::StringValue(text) => text.clone(),
         Value::BoolValue(value) => value.to_string(),

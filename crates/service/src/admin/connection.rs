@@ -22,7 +22,7 @@ pub(super) const MAX_CONNECTIONS: usize = 64;
 /// long an idle keep-alive connection stays.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// No connection lives longer, whatever it does (a reader that never reads included).
-const MAX_AGE: Duration = Duration::from_mins(5);
+pub(super) const MAX_AGE: Duration = Duration::from_mins(5);
 /// Time for the answer under way when a connection reaches its age.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// Requests have no body and few headers.
@@ -63,15 +63,13 @@ async fn serve(stream: TcpStream, subject: Arc<Subject>, router: Router) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-    let ended = match tokio::time::timeout(MAX_AGE, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            // The answer that is on its way is finished, so that no scrape is cut in two.
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = ended {
+    let mut ended = tokio::time::timeout(MAX_AGE, connection.as_mut()).await;
+    if ended.is_err() {
+        // The answer that is on its way is finished, so that no scrape is cut in two.
+        connection.as_mut().graceful_shutdown();
+        ended = tokio::time::timeout(LAST_ANSWER, connection).await;
+    }
+    if let Ok(Err(error)) = ended {
         tracing::debug!(%error, "an admin connection ended");
     }
 }

@@ -59,10 +59,14 @@ async fn metrics_are_served_in_the_format_that_scrapers_ask_for() {
 async fn unknown_pages_are_404_and_other_methods_405_with_allow() {
     let process = start().await;
     let Bound { metrics, health, .. } = process.bound;
-    for (address, path) in [(metrics, "/"), (metrics, "/livez"), (health, "/metrics"), (health, "/livez/"), (health, "//")] {
+    for (address, path) in
+        [(metrics, "/"), (metrics, "/livez"), (health, "/metrics"), (health, "/livez/"), (health, "//")]
+    {
         assert_eq!(get(address, path).await.0, 404, "{path}");
     }
-    for (address, path) in [(metrics, "/metrics"), (health, "/"), (health, "/livez"), (health, "/readyz"), (health, "/healthz")] {
+    for (address, path) in
+        [(metrics, "/metrics"), (health, "/"), (health, "/livez"), (health, "/readyz"), (health, "/healthz")]
+    {
         for method in ["POST", "DELETE", "OPTIONS"] {
             let (status, head, _) = request(address, method, path).await;
             assert_eq!(status, 405, "{method} {path}");
@@ -177,6 +181,18 @@ async fn idle_connections_up_to_the_bound_leave_the_next_one_waiting_until_one_g
     assert!(!waiting.is_finished(), "the bound holds");
     idle.pop();
     assert_eq!(waiting.await.unwrap().0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_finishes_its_headers_is_cut_off() {
+    let process = start().await;
+    let before = tokio::time::Instant::now();
+    // The paused clock runs ahead whenever everyone waits, so this ends only by a time limit.
+    let answer = raw(process.bound.health, "GET /livez HTTP/1.1\r\nhost:").await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(before.elapsed() < connection::MAX_AGE, "by that for headers, not by that for connections");
+    tokio::time::resume();
+    assert_eq!(get(process.bound.health, "/livez").await.0, 200);
 }
 
 #[tokio::test]

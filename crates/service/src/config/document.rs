@@ -44,12 +44,13 @@ impl Rows<'_> {
             return;
         }
         let catalog = self.catalog;
-        for (key, schemas) in catalog.shape(&[schema]).keys {
+        let shape = catalog.shape(&[schema]);
+        for (key, schemas) in shape.keys {
             let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
             let Some(schema) = schemas.first().copied() else { continue };
             // A section that is off by default shows what its keys are when it is opened.
             let default = default.and_then(|default| default.get(key)).or_else(|| schema.get("default"));
-            self.row(&path, schema, default);
+            self.row(&path, schema, default, shape.required.contains(key));
             self.below(&path, schema, default, depth + 1);
         }
     }
@@ -72,10 +73,11 @@ impl Rows<'_> {
         }
     }
 
-    fn row(&mut self, path: &str, schema: &Json, default: Option<&Json>) {
+    fn row(&mut self, path: &str, schema: &Json, default: Option<&Json>, required: bool) {
         let kind = self.kind(schema, default);
         let default = match default {
             Some(Json::Null) if self.is_section(schema) => "off".to_owned(),
+            None if required => "required".to_owned(),
             None | Some(Json::Null) => "unset".to_owned(),
             Some(Json::Object(keys)) if keys.is_empty() => "empty".to_owned(),
             Some(Json::Object(_)) => String::new(),
@@ -169,10 +171,14 @@ fn choices(schema: &Json) -> Vec<&str> {
         return words.iter().filter_map(Json::as_str).collect();
     }
     let members = schema.get("oneOf").and_then(Json::as_array);
-    members.into_iter().flatten().flat_map(|one| match one.get("const").and_then(Json::as_str) {
-        Some(word) => vec![word],
-        None => choices(one),
-    }).collect()
+    members
+        .into_iter()
+        .flatten()
+        .flat_map(|one| match one.get("const").and_then(Json::as_str) {
+            Some(word) => vec![word],
+            None => choices(one),
+        })
+        .collect()
 }
 
 /// Declared as one, or by default one: `"5s"` in a field whose schema says only string.

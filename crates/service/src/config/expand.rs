@@ -107,7 +107,9 @@ fn resolve(reference: &str, env: Env<'_>, nesting: usize) -> Result<String, Stri
     let name = name.strip_prefix("env:").unwrap_or(name);
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(format!("${{{reference}}}: {name:?} is no variable's name; expected ${{env:NAME}} or ${{env:NAME:-default}}"));
+        return Err(format!(
+            "${{{reference}}}: {name:?} is no variable's name; expected ${{env:NAME}} or ${{env:NAME:-default}}"
+        ));
     }
     match (env(name), default) {
         (Some(value), _) => Ok(value),
@@ -117,9 +119,9 @@ fn resolve(reference: &str, env: Env<'_>, nesting: usize) -> Result<String, Stri
                 .ok_or_else(|| format!("${{{reference}}}: more than {MAX_NESTING} references inside each other"))?;
             substitute(default, env, nesting)
         }
-        (None, None) => Err(format!(
-            "environment variable {name} is not set; set it, or give a default: ${{env:{name}:-value}}"
-        )),
+        (None, None) => {
+            Err(format!("environment variable {name} is not set; set it, or give a default: ${{env:{name}:-value}}"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! `additionalProperties`, `items`, and `allOf`/`anyOf`/`oneOf`, whose members are added up. A
 //! place with no keys at all (any JSON value) knows every key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -27,6 +27,8 @@ pub(super) struct Shape<'s> {
     pub(super) others: Vec<&'s Json>,
     /// Schemas of a list's items.
     pub(super) items: Vec<&'s Json>,
+    /// Known keys that must be there.
+    pub(super) required: BTreeSet<&'s str>,
     /// Whether any key at all is accepted.
     pub(super) open: bool,
 }
@@ -83,6 +85,8 @@ impl Catalog {
             shape.keys.entry(key).or_default().push(value);
             structured = true;
         }
+        let required = object.get("required").and_then(Json::as_array);
+        shape.required.extend(required.into_iter().flatten().filter_map(Json::as_str));
         match object.get("additionalProperties") {
             None | Some(Json::Bool(false)) => {}
             Some(Json::Bool(true)) => shape.open = true,

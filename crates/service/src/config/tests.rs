@@ -162,7 +162,10 @@ extra: {any: [1, 2.5, true, null, text], depth: {more: -1}}
 ";
     let process = read(text).unwrap();
     let grpc = process.receiver.protocols.grpc.unwrap();
-    assert_eq!((grpc.endpoint.as_str(), grpc.max_recv_msg_size_mib, grpc.share, grpc.tls), ("127.0.0.1:0", 16, 1.0, true));
+    assert_eq!(
+        (grpc.endpoint.as_str(), grpc.max_recv_msg_size_mib, grpc.share, grpc.tls),
+        ("127.0.0.1:0", 16, 1.0, true)
+    );
     assert_eq!((grpc.timeout, grpc.idle), (Duration::from_millis(3_723_500), Some(Duration::from_secs(10))));
     assert_eq!(process.retry_on_failure.initial_interval, Duration::from_millis(250));
     let labels: Vec<_> = process.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -250,15 +253,19 @@ line 14: exporters.one.endpoint: is required and not there");
 #[test]
 fn unknown_keys_wrong_values_and_unset_variables_are_reported_together() {
     let text = "lables: {}\nformat: ${env:NOT_SET}\nbuckets: 5s\n";
-    assert_eq!(read(text).unwrap_err(), "\
+    assert_eq!(
+        read(text).unwrap_err(),
+        "\
 line 1: lables: unknown key; did you mean \"labels\"?
 line 2: format: environment variable NOT_SET is not set; set it, or give a default: ${env:NOT_SET:-value}
-line 3: buckets: \"5s\": expected a list");
+line 3: buckets: \"5s\": expected a list"
+    );
 }
 
 #[test]
 fn text_that_is_no_yaml_is_refused_with_its_line() {
-    for (text, line) in [("a: [1", 1), ("a: 1\n  b: 2\n", 2), ("labels:\n  a: 1\n  a: 2\n", 3), ("labels: *none\n", 1)] {
+    for (text, line) in [("a: [1", 1), ("a: 1\n  b: 2\n", 2), ("labels:\n  a: 1\n  a: 2\n", 3), ("labels: *none\n", 1)]
+    {
         let error = parse::<Process>(text, &environment).unwrap_err();
         assert_eq!(error.problems.len(), 1, "{error}");
         assert!(error.problems[0].message.starts_with("is not valid YAML: "), "{error}");
@@ -272,6 +279,13 @@ fn text_that_is_no_yaml_is_refused_with_its_line() {
 #[test]
 fn a_document_that_is_no_section_or_more_than_one_is_refused() {
     assert_eq!(read("- a\n").unwrap_err(), "line 1: a list: expected a section of keys and values");
+    let error = read("receiver: [{}]\nretry_on_failure: 5s\n").unwrap_err();
+    assert_eq!(
+        error,
+        "\
+line 1: receiver: a list: expected a section of keys and values
+line 2: retry_on_failure: \"5s\": expected a section of keys and values"
+    );
     assert!(read("5").unwrap_err().contains("expected a section"));
     assert!(read("labels: {}\n---\nlabels: {}\n").unwrap_err().contains("not valid YAML"));
 }
@@ -305,7 +319,8 @@ fn documents_that_are_too_large_too_deep_or_grow_are_refused() {
     let mut bomb = "extra:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..10 {
         let before = format!("*a{}, ", level - 1).repeat(10);
-        bomb += &format!("  a{level}: &a{level} [{}]\n", before.trim_end_matches(", "));
+        bomb += &["  a", &level.to_string(), ": &a", &level.to_string(), " [", before.trim_end_matches(", "), "]\n"]
+            .concat();
     }
     assert!(read(&bomb).unwrap_err().contains("not valid YAML"));
 }
@@ -316,7 +331,7 @@ fn the_environment_is_put_into_values_of_any_type() {
     assert_eq!(grpc("endpoint: ${env:PORT}").endpoint, "4317");
     assert_eq!(grpc("max_recv_msg_size_mib: ${env:PORT}").max_recv_msg_size_mib, 4317);
     assert_eq!(grpc("max_recv_msg_size_mib: \"${PORT}\"").max_recv_msg_size_mib, 4317);
-    assert_eq!(grpc("share: ${env:SHARE}").share, 0.25);
+    assert!((grpc("share: ${env:SHARE}").share - 0.25).abs() < f64::EPSILON);
     assert!(grpc("tls: ${env:TRUE}").tls);
     assert_eq!(grpc("timeout: ${env:WAIT}").timeout, Duration::from_secs(90));
     assert_eq!(grpc("idle: ${env:WAIT}").idle, Some(Duration::from_secs(90)));
@@ -417,9 +432,24 @@ proptest! {
     ) {
         let grpc = Grpc { endpoint, timeout: Duration::from_nanos(nanos), ..Grpc::default() };
         let receiver = Receiver { protocols: Protocols { grpc: open.then_some(grpc) } };
-        let process = Process { labels, receiver, ..Process::default() };
+        let process = Process { receiver, labels, ..Process::default() };
         prop_assert_eq!(parse::<Process>(&render(&process), &|_| None), Ok(process));
     }
+}
+
+#[test]
+fn line_ends_of_any_system_and_a_byte_order_mark_are_read() {
+    let process = read("\u{feff}format: json\r\nlabels:\r\n  a: b\r\n").unwrap();
+    assert_eq!((process.format, process.labels["a"].as_str()), (Format::Json, "b"));
+    let block = read("labels:\n  a: |\n    one ${PORT}\n    two\n  b: >-\n    x\n    y\n").unwrap();
+    assert_eq!((block.labels["a"].as_str(), block.labels["b"].as_str()), ("one 4317\ntwo\n", "x y"));
+}
+
+#[test]
+fn documents_as_deep_as_allowed_need_little_stack() {
+    let nested: String = (0..20).fold("extra:".to_owned(), |text, depth| text + "\n" + &" ".repeat(depth + 1) + "k:");
+    let reading = std::thread::Builder::new().stack_size(1 << 20).spawn(move || read(&nested).is_ok());
+    assert!(reading.unwrap().join().unwrap());
 }
 
 #[test]

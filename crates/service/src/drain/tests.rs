@@ -86,3 +86,29 @@ async fn work_may_begin_while_draining_and_is_waited_for() {
     drop(follow_up);
     assert_eq!(finished.await.unwrap(), Ok(()));
 }
+
+#[tokio::test]
+async fn a_sigterm_starts_the_drain() {
+    let drain = Drain::new(GRACE);
+    let listening = tokio::spawn(signals(drain.clone()));
+    // One turn registers the handler; without it the signal would end this process.
+    tokio::task::yield_now().await;
+    let status = std::process::Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status().unwrap();
+    assert!(status.success());
+    drain.started().await;
+    assert!(!listening.is_finished());
+    listening.abort();
+}
+
+#[test]
+fn the_drain_is_a_metric() {
+    let (drain, registry) = (Drain::new(GRACE), Registry::new());
+    drain.register_metrics(&registry);
+    let _work = drain.guard();
+    drain.start();
+    let page = registry.encode();
+    assert!(
+        page.contains("\nmirador_process_draining 1.0\n") && page.contains("\nmirador_process_in_flight 1.0\n"),
+        "{page}"
+    );
+}

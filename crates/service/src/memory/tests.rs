@@ -237,11 +237,24 @@ fn the_configuration_says_which_key_is_wrong_and_what_would_be_right() {
     assert_eq!(resolve(MemoryConfig::default()), Ok(80 * MIB));
     assert_eq!(resolve(MemoryConfig { limit_mib: Some(64), ..MemoryConfig::default() }), Ok(64 * MIB));
     let above = resolve(MemoryConfig { limit_mib: Some(101), ..MemoryConfig::default() });
-    assert_eq!(above, Err("memory.limit_mib: 101: expected at most 100, which the cgroup (memory.max) grants".to_owned()));
+    assert_eq!(
+        above,
+        Err("memory.limit_mib: 101: expected at most 100, which the cgroup (memory.max) grants".to_owned())
+    );
     let zero = resolve(MemoryConfig { limit_mib: Some(0), ..MemoryConfig::default() });
     assert!(zero.unwrap_err().starts_with("memory.limit_mib: 0: "));
     let percentage = resolve(MemoryConfig { limit_percentage: 101, ..MemoryConfig::default() });
     assert_eq!(percentage, Err("memory.limit_percentage: 101: expected 1 to 100".to_owned()));
     assert_eq!(MemoryConfig::default().resolve(None), Err(MemoryError::Unknown));
     assert_eq!(MemoryConfig { limit_mib: Some(1), ..MemoryConfig::default() }.resolve(None), Ok(MIB));
+}
+
+#[test]
+fn the_budget_is_a_metric() {
+    let (budget, registry) = (Budget::new(100), Registry::new());
+    budget.register_metrics(&registry);
+    let _permit = budget.try_acquire(30).unwrap();
+    let page = registry.encode();
+    assert!(page.contains("\nmirador_memory_request_bytes 30.0\n"), "{page}");
+    assert!(page.contains("\nmirador_memory_request_limit_bytes 100.0\n"), "{page}");
 }

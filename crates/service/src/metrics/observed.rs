@@ -37,8 +37,9 @@ impl EncodeMetric for Observed {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let value = (self.read)();
         match self.kind {
-            ObservedKind::Counter => encoder
-                .encode_counter::<prometheus_client::encoding::NoLabelSet, f64, f64>(&value, None),
+            ObservedKind::Counter => {
+                encoder.encode_counter::<prometheus_client::encoding::NoLabelSet, f64, f64>(&value, None)
+            }
             ObservedKind::Gauge => encoder.encode_gauge(&value),
         }
     }

@@ -61,13 +61,16 @@ fn every_registered_metric_is_described_as_it_is_exposed() {
         .map(|one| (one.name.as_str(), one.kind.as_str(), one.unit.as_str(), one.labels.join(",")))
         .collect();
     let row = |name, kind, unit, labels: &str| (name, kind, unit, labels.to_owned());
-    assert_eq!(short, [
-        row("mirador_a_dropped_items_total", "counter", "", "reason,signal"),
-        row("mirador_b_requests_total", "counter", "", ""),
-        row("mirador_c_queue_bytes", "gauge", "bytes", ""),
-        row("mirador_d_wait_seconds", "histogram", "seconds", "owner"),
-        row("mirador_e_refused_total", "counter", "", "reason,signal"),
-    ]);
+    assert_eq!(
+        short,
+        [
+            row("mirador_a_dropped_items_total", "counter", "", "reason,signal"),
+            row("mirador_b_requests_total", "counter", "", ""),
+            row("mirador_c_queue_bytes", "gauge", "bytes", ""),
+            row("mirador_d_wait_seconds", "histogram", "seconds", "owner"),
+            row("mirador_e_refused_total", "counter", "", "reason,signal"),
+        ]
+    );
     assert_eq!(described[2].help, "Bytes waiting.");
 }
 

@@ -25,7 +25,11 @@ pub fn register_process_metrics(registry: &Registry, started: Instant) {
     registry.observe_gauge("mirador_process_resident_memory_bytes", "Resident memory of the process.", resident_bytes);
     registry.observe_gauge("mirador_process_open_descriptors", "Open file descriptors of the process.", descriptors);
     registry.observe_gauge("mirador_process_threads", "Threads of the process.", threads);
-    registry.observe_counter("otelcol_process_uptime", "Seconds since the process started (the collector's name).", uptime);
+    registry.observe_counter(
+        "otelcol_process_uptime",
+        "Seconds since the process started (the collector's name).",
+        uptime,
+    );
     registry.observe_counter(
         "otelcol_process_cpu_seconds",
         "Processor time of the process in seconds (the collector's name).",

@@ -11,7 +11,9 @@ fn check(level: &str) -> Result<(), String> {
 
 #[test]
 fn levels_and_levels_by_module_are_accepted() {
-    for level in ["info", "OFF", "warn,mirador_transport=debug", "error, tokio=warn", "mirador_service[span]=trace,info"] {
+    for level in
+        ["info", "OFF", "warn,mirador_transport=debug", "error, tokio=warn", "mirador_service[span]=trace,info"]
+    {
         assert_eq!(check(level), Ok(()), "{level}");
     }
 }

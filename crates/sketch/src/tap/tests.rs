@@ -27,11 +27,7 @@ struct Item {
 type Merged = BTreeMap<SeriesKey, Point>;
 
 fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue {
-        key: key.into(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
+    KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
 fn text(key: &str, value: &str) -> KeyValue {
@@ -52,10 +48,7 @@ fn span(id: u64, name: &str) -> Span {
 }
 
 fn item(id: u64, service: &str, name: &str) -> Item {
-    Item {
-        resource: vec![text("service.name", service)],
-        span: span(id, name),
-    }
+    Item { resource: vec![text("service.name", service)], span: span(id, name) }
 }
 
 /// One request; neighbours of the same resource share a `ResourceSpans`, every third span opens a
@@ -68,10 +61,7 @@ fn request(items: &[Item]) -> Request {
             ..ScopeSpans::default()
         });
         message.resource_spans.push(ResourceSpans {
-            resource: Some(Resource {
-                attributes: chunk[0].resource.clone(),
-                ..Resource::default()
-            }),
+            resource: Some(Resource { attributes: chunk[0].resource.clone(), ..Resource::default() }),
             scope_spans: scopes.collect(),
             ..ResourceSpans::default()
         });
@@ -100,7 +90,5 @@ fn closed(tap: &mut Tap) -> Merged {
 }
 
 fn labels(key: &SeriesKey) -> BTreeMap<String, String> {
-    key.labels()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+    key.labels().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -23,7 +23,18 @@ fn thresholds_are_read_from_any_place_in_the_trace_state() {
 
 #[test]
 fn what_is_no_threshold_means_not_sampled() {
-    let cases = ["", "ot=", "ot=th:", "ot=th:xyz", "ot=th:+8", "ot=rv:8", "not=th:8", "ot=th:100000000000000", "th:8", "ot=th:é"];
+    let cases = [
+        "",
+        "ot=",
+        "ot=th:",
+        "ot=th:xyz",
+        "ot=th:+8",
+        "ot=rv:8",
+        "not=th:8",
+        "ot=th:100000000000000",
+        "th:8",
+        "ot=th:é",
+    ];
     for text in cases {
         assert_eq!(threshold(text), None, "{text}");
     }
@@ -46,9 +57,8 @@ fn the_mean_of_many_rounded_counts_is_unbiased() {
     for kept in [0.7, 0.3, 0.013] {
         let threshold = ((1.0 - kept) * (1_u64 << 56) as f64) as u64;
         let spans = 200_000_u64;
-        let total: u64 = (0..spans)
-            .map(|span| adjusted_count(threshold, identity::rounding((span * 7 + 1).to_le_bytes())))
-            .sum();
+        let total: u64 =
+            (0..spans).map(|span| adjusted_count(threshold, identity::rounding((span * 7 + 1).to_le_bytes()))).sum();
         let mean = total as f64 / spans as f64;
         // The deviation of one rounding is at most 1/2; allow 5 standard errors of the mean.
         let allowed = 5.0 * 0.5 / (spans as f64).sqrt();

@@ -244,11 +244,7 @@ fn at_most(list: &'static str, len: usize, most: usize) -> Result<(), DecodeErro
     Ok(())
 }
 
-fn check(
-    series: &RedSeries,
-    request: &ExportRedRequest,
-    excluded: Excluded,
-) -> Result<(), SeriesProblem> {
+fn check(series: &RedSeries, request: &ExportRedRequest, excluded: Excluded) -> Result<(), SeriesProblem> {
     check_labels(series, request, excluded)?;
     within("calls", series.calls, 1..=u64::MAX)?;
     within("min_nanos", series.min_nanos, 0..=series.max_nanos)?;
@@ -265,11 +261,7 @@ fn check(
     Ok(())
 }
 
-fn check_labels(
-    series: &RedSeries,
-    request: &ExportRedRequest,
-    excluded: Excluded,
-) -> Result<(), SeriesProblem> {
+fn check_labels(series: &RedSeries, request: &ExportRedRequest, excluded: Excluded) -> Result<(), SeriesProblem> {
     let len = request.strings.len();
     let indexes = [series.service, series.span_name];
     let mut indexes = indexes.iter().chain(&series.dimension_values);
@@ -307,11 +299,7 @@ fn check_histogram(series: &RedSeries) -> Result<(), SeriesProblem> {
     adds_up("hdr_counts", &series.hdr_counts, series.calls)
 }
 
-fn within(
-    field: &'static str,
-    value: u64,
-    range: std::ops::RangeInclusive<u64>,
-) -> Result<(), SeriesProblem> {
+fn within(field: &'static str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), SeriesProblem> {
     if range.contains(&value) {
         return Ok(());
     }

@@ -16,25 +16,14 @@ use crate::{Exemplar, Window};
 pub const MESSAGE_TARGET_BYTES: usize = 1 << 20;
 
 /// The messages of each owner, by ascending owner.
-pub(crate) fn split(
-    window: &Window,
-    mut owner_of: impl FnMut(&str) -> usize,
-) -> Vec<(usize, ExportRedRequest)> {
+pub(crate) fn split(window: &Window, mut owner_of: impl FnMut(&str) -> usize) -> Vec<(usize, ExportRedRequest)> {
     let mut owners: HashMap<Text, usize> = HashMap::new();
     let mut building: BTreeMap<usize, Building> = BTreeMap::new();
     for (at, series) in window.table.iter() {
-        let owner = *owners
-            .entry(series.service)
-            .or_insert_with(|| owner_of(window.table.texts.get(series.service)));
-        building
-            .entry(owner)
-            .or_insert_with(|| Building::new(window))
-            .push(window, at, series);
+        let owner = *owners.entry(series.service).or_insert_with(|| owner_of(window.table.texts.get(series.service)));
+        building.entry(owner).or_insert_with(|| Building::new(window)).push(window, at, series);
     }
-    building
-        .into_iter()
-        .flat_map(|(owner, building)| building.finish().map(move |message| (owner, message)))
-        .collect()
+    building.into_iter().flat_map(|(owner, building)| building.finish().map(move |message| (owner, message))).collect()
 }
 
 /// The messages of one owner while they are made.
@@ -49,12 +38,7 @@ struct Building {
 impl Building {
     fn new(window: &Window) -> Self {
         let open = header(window);
-        Self {
-            done: Vec::new(),
-            bytes: open.encoded_len(),
-            open,
-            strings: HashMap::new(),
-        }
+        Self { done: Vec::new(), bytes: open.encoded_len(), open, strings: HashMap::new() }
     }
 
     fn push(&mut self, window: &Window, at: u32, series: &Series) {
@@ -134,11 +118,7 @@ fn header(window: &Window) -> ExportRedRequest {
         bounds_nanos: window.bounds_nanos().to_vec(),
         strings: vec![String::new()],
         dimension_names: window.names.iter().map(ToString::to_string).collect(),
-        excluded_dimensions: window
-            .excluded
-            .iter()
-            .map(|label| label.name().to_owned())
-            .collect(),
+        excluded_dimensions: window.excluded.iter().map(|label| label.name().to_owned()).collect(),
         ..ExportRedRequest::default()
     }
 }

@@ -155,7 +155,7 @@ pub(super) async fn serve<C: Consume>(
         }
         loop {
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
-                return Poll::Ready(ending.map_or_else(|| why(&result), |(reason, _)| reason));
+                eprintln!("RESULT {result:?}"); return Poll::Ready(ending.map_or_else(|| why(&result), |(reason, _)| reason));
             }
             let due = match ending {
                 Some((reason, at)) => at.map(|at| (at, Due::Close(reason))),
@@ -181,7 +181,7 @@ pub(super) async fn serve<C: Consume>(
             }
         }
     });
-    meter.reason = ended.await;
+    meter.reason = ended.await; eprintln!("ENDED {} {peer}", meter.reason);
 }
 
 /// The settings of one connection; `window` is what its peer may send ahead.

@@ -72,9 +72,8 @@ fn any_attributes() -> impl Strategy<Value = Vec<KeyValue>> {
 }
 
 fn any_items() -> impl Strategy<Value = Vec<Item>> {
-    let name = prop_oneof![
-        Just("GET /cart".to_owned()), Just(String::new()), Just("検索".to_owned()), Just("ß".repeat(40)),
-    ];
+    let name =
+        prop_oneof![Just("GET /cart".to_owned()), Just(String::new()), Just("検索".to_owned()), Just("ß".repeat(40)),];
     let state = prop_oneof![
         4 => Just(""), 1 => Just("ot=th:8"), 1 => Just("a=b,ot=rv:1;th:4ccd"), 1 => Just("ot=th:zz"),
     ];
@@ -198,7 +197,14 @@ fn check(got: &Merged, expected: &BTreeMap<BTreeMap<String, String>, Expected>) 
         prop_assert_eq!(Some(point.min_nanos), one.min);
         prop_assert_eq!(point.max_nanos, one.max);
         let mut sum = 0;
-        let at_most: Vec<_> = point.buckets.iter().map(|count| { sum += count; sum }).collect();
+        let at_most: Vec<_> = point
+            .buckets
+            .iter()
+            .map(|count| {
+                sum += count;
+                sum
+            })
+            .collect();
         prop_assert_eq!(&at_most[..one.at_most.len()], &*one.at_most);
         prop_assert_eq!(sum, one.calls);
         let mut hdr = crate::Hdr::default();

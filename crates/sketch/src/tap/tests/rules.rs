@@ -92,10 +92,7 @@ fn a_huge_label_value_is_cut_on_a_character_and_counted() {
     let observed = tap.observe(&request(&[item(1, "a", &huge), item(2, &huge, "x")]), 5);
     assert_eq!((observed.spans, observed.truncated), (2, 2));
     assert!(tap.series_bytes() < 16_384, "{}", tap.series_bytes());
-    let kept: Vec<_> = closed(&mut tap)
-        .into_keys()
-        .map(|key| key.service.len().max(key.span_name.len()))
-        .collect();
+    let kept: Vec<_> = closed(&mut tap).into_keys().map(|key| key.service.len().max(key.span_name.len())).collect();
     // 341 characters of 3 bytes fit into 1024 bytes.
     assert_eq!(kept, [1_023, 1_023]);
 }
@@ -163,9 +160,8 @@ fn the_seed_changes_no_number() {
 #[test]
 fn large_windows_leave_in_messages_of_bounded_size() {
     let mut tap = Tap::new(&Config::default(), 1);
-    let items: Vec<_> = (0..3_000)
-        .map(|id| item(id, &format!("s{}", id % 2), &format!("{id}{}", "n".repeat(1_000))))
-        .collect();
+    let items: Vec<_> =
+        (0..3_000).map(|id| item(id, &format!("s{}", id % 2), &format!("{id}{}", "n".repeat(1_000)))).collect();
     tap.observe(&request(&items), 5);
     let window = tap.close(9).expect("series");
     let deltas = window.split(|service| usize::from(service == "s0"));
