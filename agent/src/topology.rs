@@ -107,14 +107,29 @@ impl Agent {
     /// Serves until the drain is over; says what was lost.
     pub async fn run(self) -> anyhow::Result<Report> {
         let (finish, finish_by) = watch::channel(None);
-        let windows: Option<JoinHandle<Lost>> = self.windows.map(|windows| tokio::spawn(windows.run(finish_by)));
+        let mut windows: Option<JoinHandle<Lost>> = self.windows.map(|windows| tokio::spawn(windows.run(finish_by)));
         let kinds = Signal::ALL.map(Kind::Otlp);
         tracing::info!(agent_id = self.id, grpc = %self.receiver.grpc_addr(), http = %self.receiver.http_addr(),
             metrics = %self.admin.metrics, health = %self.admin.health, "ready for OTLP");
         let serving = self.health.component("receiver");
         serving.ready(true, "");
-        let receiver = self.receiver.serve(Arc::new(self.pipeline), &kinds);
-        self.drain.started().await;
+        let mut receiver = self.receiver.serve(Arc::new(self.pipeline), &kinds);
+        // A process with a dead stage does half its job; it drains and fails instead.
+        let died = tokio::select! {
+            biased;
+            () = self.drain.started() => None,
+            ended = &mut receiver => Some(("receiver", format!("{ended:?}"))),
+            ended = ended(windows.as_mut()) => {
+                windows = None;
+                Some(("RED windows", ended))
+            }
+        };
+        // A receiver that ends because the drain has just begun has done its job.
+        let died = died.filter(|_| !self.drain.is_draining());
+        if let Some((task, how)) = &died {
+            tracing::error!(task, how, "a task ended while the process was serving, draining");
+            self.drain.start();
+        }
         serving.ready(false, "draining");
         let deadline = self.drain.deadline().unwrap_or_else(Instant::now);
         let requests_by = deadline - self.drain.grace() / RED_SHARE;
@@ -125,11 +140,14 @@ impl Agent {
             Err(_) => self.drain.in_flight(),
         };
         finish.send_replace(Some(deadline));
+        receiver.abort();
         let red = match windows {
             Some(task) => task.await.context("the task of the RED windows failed")?,
             None => Lost::default(),
         };
-        receiver.abort();
+        if let Some((task, how)) = died {
+            bail!("the task {task} ended while the process was serving: {how}");
+        }
         let report = Report { requests, red };
         if report.is_clean() {
             tracing::info!("drained, nothing was lost");
@@ -163,6 +181,14 @@ impl Agent {
     /// The process's metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+}
+
+/// How the task ended; never returns when there is none.
+async fn ended(task: Option<&mut JoinHandle<Lost>>) -> String {
+    match task {
+        Some(task) => format!("{:?}", task.await),
+        None => std::future::pending().await,
     }
 }
 

@@ -1,12 +1,14 @@
 //! The agent end to end, in one process: its books, its acknowledgements, its RED windows, its drain.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here, with the line")]
+
 #[path = "agent/central.rs"]
 mod central;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use central::{Call, Central, Reply, Running, TRACES, agent_config, attribute, span_names, spans, until};
+use central::{Call, Central, Reply, Running, TRACES, agent_config, attribute, impatient, span_names, spans, until};
 use mirador_otlp::Signal;
 use mirador_proto::otlp::collector::logs::v1::ExportLogsServiceRequest;
 use mirador_proto::otlp::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -135,14 +137,14 @@ async fn red_equals_an_offline_count_after_client_retries() {
         failures -= i32::from(fails);
         if fails { Reply::Refuse(Code::Unavailable) } else { Reply::Accept }
     });
-    let agent = Running::start(agent_config(&[&good, &bad])).await;
+    let agent = Running::start(impatient(agent_config(&[&good, &bad]))).await;
     let requests: Vec<Bytes> = (0..8).map(|at| spans(at * 30, 30)).collect();
     for request in &requests {
         let (_, outcome) = agent.send_until_settled(request).await;
         outcome.unwrap();
     }
     // A client that lost our answer sends the last one again, as a whole.
-    agent.send(TRACES, requests[7].clone()).await.unwrap();
+    agent.send_until_settled(&requests[7]).await.1.unwrap();
     assert_eq!(agent.metric("mirador_agent_red_spans_total"), 240);
     assert_eq!(agent.metric("mirador_agent_red_duplicate_spans_total"), 30);
     assert!(agent.stop().await.is_clean());
@@ -191,11 +193,7 @@ async fn red_windows_are_sent_again_with_the_same_numbers_after_a_lost_acknowled
 async fn a_request_whose_client_goes_away_is_carried_on_and_its_repetition_is_not_sent_again() {
     let central = Central::start().await;
     central.script(|call| if call.kind == TRACES { Reply::Stall } else { Reply::Accept });
-    let mut config = agent_config(&[&central]);
-    for exporter in [&mut config.exporters.traces, &mut config.exporters.red] {
-        exporter.as_mut().unwrap().retry_on_failure.max_elapsed_time = std::time::Duration::from_secs(8);
-    }
-    let agent = Running::start(config).await;
+    let agent = Running::start(agent_config(&[&central])).await;
     let body = spans(0, 10);
     tokio::select! {
         _ = agent.send(TRACES, body.clone()) => panic!("central has not answered"),
@@ -222,7 +220,6 @@ async fn a_drain_answers_what_is_in_flight_sends_the_last_window_and_loses_nothi
     let central = Central::start().await;
     central.script(|call| if call.kind == TRACES { Reply::Stall } else { Reply::Accept });
     let mut config = agent_config(&[&central]);
-    config.exporters.traces.as_mut().unwrap().retry_on_failure.max_elapsed_time = std::time::Duration::from_secs(8);
     config.red.metrics_flush_interval = std::time::Duration::from_hours(1).into();
     let agent = Running::start(config).await;
     let body = spans(0, 10);
@@ -346,7 +343,7 @@ proptest! {
                 });
             }
             let all: Vec<&Central> = centrals.iter().collect();
-            let agent = Running::start(agent_config(&all)).await;
+            let agent = Running::start(impatient(agent_config(&all))).await;
             let bodies: Vec<Bytes> = (0..requests).map(|at| spans(at * 25, 25)).collect();
             let client = &agent;
             let answers = bodies.iter().map(|body| async move { (body, client.send_until_settled(body).await) });

@@ -1,5 +1,7 @@
 //! The agent as a process: its command line, its exit codes, its signals.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here, with the line")]
+
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -24,6 +26,10 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn exporter(name: &str, owner: std::net::SocketAddr) -> String {
+    format!("  {name}: {{resolver: {{static: {{hostnames: [\"{owner}\"]}}}}}}\n")
 }
 
 #[test]
@@ -82,7 +88,7 @@ fn sigterm_drains_and_exits_with_0() {
         "receiver: {protocols: {grpc: {endpoint: \"127.0.0.1:0\"}, http: {endpoint: \"127.0.0.1:0\"}}}\nhealth: {endpoint: \"127.0.0.1:0\"}\ntelemetry: {metrics: {endpoint: \"127.0.0.1:0\"}, logs: {format: json}}\nshutdown_grace: 10s\nexporters:\n",
     );
     for name in ["traces", "metrics", "logs", "red"] {
-        config.push_str(&format!("  {name}: {{resolver: {{static: {{hostnames: [\"{nobody}\"]}}}}}}\n"));
+        config += &exporter(name, nobody);
     }
     let (_folder, path) = file(&config);
     let mut child = command(&["run", "--config", path.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();

@@ -1,6 +1,6 @@
 //! The command line: one subcommand per role, and `validate`.
 //!
-//! Exit codes: 0 done, 64 the configuration or the command line is wrong (nothing was bound), 70 the process failed
+//! Exit codes: 0 done, 2 the command line is wrong, 64 the configuration is (nothing was bound), 70 the process failed
 //! while it ran.
 
 use std::io::Write as _;

@@ -114,7 +114,7 @@ impl Config {
 
     /// Everything that cannot work in this role; each line names the key, the value and what would be right.
     pub fn problems(&self, role: Role) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = self.receiver.problems("receiver");
         if role.does(Role::ServiceGraph) {
             problems.extend(self.servicegraph.problems());
         }

@@ -67,12 +67,12 @@ impl Console {
             )
         })?;
         let router = api::router(query::Store::new(store)?)
-            .route("/", get(|| asset("text/html; charset=utf-8", PAGE)))
+            .route("/", get(async || asset("text/html; charset=utf-8", PAGE)))
             .route(
                 "/page.js",
-                get(|| asset("text/javascript; charset=utf-8", SCRIPT)),
+                get(async || asset("text/javascript; charset=utf-8", SCRIPT)),
             )
-            .route("/page.css", get(|| asset("text/css; charset=utf-8", STYLE)));
+            .route("/page.css", get(async || asset("text/css; charset=utf-8", STYLE)));
         Ok(Self { listener, router })
     }
 
@@ -99,7 +99,7 @@ impl Console {
     }
 }
 
-async fn asset(content_type: &'static str, body: &'static str) -> impl IntoResponse {
+fn asset(content_type: &'static str, body: &'static str) -> impl IntoResponse {
     (
         [
             (CONTENT_TYPE, content_type),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use mirador_otlp::{Limits, Request, Signal};
 use mirador_service::drain::Drain;
 use mirador_service::metrics::Registry;
+use mirador_transport::receiver::ReceiverMetrics;
 use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -35,36 +36,42 @@ pub struct Roles {
 /// Hands every request to the role that it is for.
 pub struct Consumer {
     roles: Roles,
+    received: ReceiverMetrics,
     drain: Drain,
     malformed: Family<Vec<(&'static str, &'static str)>, Counter>,
 }
 
 impl Consumer {
     /// Wraps the roles of this process; every request holds the drain until it is settled.
-    pub fn new(roles: Roles, registry: &Registry, drain: Drain) -> Self {
+    pub fn new(roles: Roles, received: ReceiverMetrics, registry: &Registry, drain: Drain) -> Self {
         let malformed = registry.counter_family(
             "mirador_central_malformed_requests",
             "Requests whose protobuf is not valid and that were refused for good, by kind and reason.",
         );
         registry.declare_labels("mirador_central_malformed_requests", &["kind", "reason"]);
-        Self { roles, drain, malformed }
+        Self { roles, received, drain, malformed }
     }
 
-    async fn traces(&self, request: Request, is_counted: bool) -> Result<Accepted, Refusal> {
-        let accepted = match &self.roles.servicegraph {
-            Some(servicegraph) => servicegraph.consume(&request).await?,
-            None if self.roles.spanmetrics.is_none() => return Err(not_here(Kind::Otlp(Signal::Traces))),
-            None => Accepted::default(),
-        };
-        if let Some(spanmetrics) = self.roles.spanmetrics.as_ref().filter(|_| !is_counted) {
-            let counted = spanmetrics.observe(request).await;
-            // Once they are stored, failing would make the client send all of it again for numbers that a shutdown is
-            // about to end anyway.
-            if self.roles.servicegraph.is_none() {
-                counted?;
+    /// Settles a request of a signal. `is_counted`: an agent has counted its spans.
+    async fn settle(&self, request: Request, is_counted: bool) -> Result<Accepted, Refusal> {
+        let signal = request.signal();
+        let roles = &self.roles;
+        match (signal, &roles.servicegraph, &roles.spanmetrics, &roles.isolationforest, &roles.logs) {
+            (Signal::Traces, Some(servicegraph), ..) => {
+                let accepted = servicegraph.consume(&request).await?;
+                if let Some(spanmetrics) = roles.spanmetrics.as_ref().filter(|_| !is_counted) {
+                    // They are stored. Failing now would make the client send all of it again for numbers that a
+                    // shutdown is about to end anyway.
+                    spanmetrics.observe(request).await.ok();
+                }
+                Ok(accepted)
             }
+            (Signal::Traces, None, Some(_), ..) if is_counted => Ok(Accepted::default()),
+            (Signal::Traces, None, Some(spanmetrics), ..) => spanmetrics.observe(request).await,
+            (Signal::Metrics, _, _, Some(isolationforest), _) => isolationforest.take(request).await,
+            (Signal::Logs, .., Some(logs)) => logs.consume(&request).await,
+            _ => Err(not_here(Kind::Otlp(signal))),
         }
-        Ok(accepted)
     }
 
     fn parse(&self, signal: Signal, body: Bytes) -> Result<Request, Refusal> {
@@ -84,22 +91,19 @@ impl Consume for Consumer {
     async fn consume(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
         let _in_flight = self.drain.guard();
         // The permit pays for the body until the request is settled.
-        let Incoming { kind, body, via_agent, permit: _permit, .. } = incoming;
-        match kind {
-            Kind::Red => match &self.roles.spanmetrics {
-                Some(spanmetrics) => spanmetrics.merge(body).await,
-                None => Err(not_here(kind)),
-            },
-            Kind::Otlp(Signal::Traces) => self.traces(self.parse(Signal::Traces, body)?, via_agent.is_some()).await,
-            Kind::Otlp(Signal::Metrics) => match &self.roles.isolationforest {
-                Some(isolationforest) => isolationforest.take(self.parse(Signal::Metrics, body)?).await,
-                None => Err(not_here(kind)),
-            },
-            Kind::Otlp(Signal::Logs) => match &self.roles.logs {
-                Some(logs) => logs.consume(&self.parse(Signal::Logs, body)?).await,
-                None => Err(not_here(kind)),
-            },
-        }
+        let Incoming { kind, body, via_agent, transport, permit: _permit, .. } = incoming;
+        let signal = match (kind, &self.roles.spanmetrics) {
+            (Kind::Otlp(signal), _) => signal,
+            (Kind::Red, Some(spanmetrics)) => return spanmetrics.merge(body).await,
+            (Kind::Red, None) => return Err(not_here(kind)),
+        };
+        let request = self.parse(signal, body)?;
+        let items = request.items() as u64;
+        let settled = self.settle(request, via_agent.is_some()).await;
+        let refused = settled.as_ref().map_or(items, |accepted| accepted.rejected_items.min(items));
+        self.received.refused(signal, transport, refused);
+        self.received.accepted(signal, transport, items - refused);
+        settled
     }
 }
 
@@ -111,3 +115,6 @@ fn not_here(kind: Kind) -> Refusal {
         reason: "wrong_role",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,4 +22,6 @@ pub mod series;
 pub mod servicegraph;
 pub mod spanmetrics;
 pub mod stores;
+#[cfg(test)]
+mod testing;
 pub mod topology;

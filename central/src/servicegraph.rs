@@ -149,3 +149,6 @@ fn ending() -> Refusal {
         reason: "draining",
     }
 }
+
+#[cfg(test)]
+mod tests;

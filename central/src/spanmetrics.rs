@@ -124,3 +124,6 @@ fn ending() -> Refusal {
         reason: "draining",
     }
 }
+
+#[cfg(test)]
+mod tests;

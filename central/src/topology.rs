@@ -26,13 +26,13 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::consume::{Consumer, Roles};
 use crate::exporter::embedded::Embedded;
+use crate::isolationforest;
 use crate::logs::Logs;
 use crate::metrics_out::{FlushMeters, Flusher, MetricsOut, Sent, ToOwners};
 use crate::role::Role;
 use crate::servicegraph::{self, ServiceGraph};
 use crate::spanmetrics::SpanMetrics;
 use crate::stores::{Stores, Surroundings};
-use crate::isolationforest;
 
 /// The share of the grace period that is kept for the last flush when requests take all of it.
 const FLUSH_SHARE: u32 = 4;
@@ -152,7 +152,7 @@ impl Central {
         let serving = health.component("receiver");
         serving.ready(true, "");
         let supervised = tokio::spawn(supervisor.run());
-        let consumer = Arc::new(Consumer::new(roles.clone(), &registry, drain.clone()));
+        let consumer = Arc::new(Consumer::new(roles.clone(), receiver.items(), &registry, drain.clone()));
         let receiver = receiver.serve(consumer, &role.kinds());
         drain.started().await;
         serving.ready(false, "draining");
@@ -219,3 +219,6 @@ async fn finish(roles: Roles) {
         spanmetrics.finish().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,34 +18,43 @@ fn now_unix_nano() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64)
 }
 
-/// Requests of the shop with at least `spans` spans, as many services would send them.
-pub(crate) fn shop_requests(seed: u64, spans: usize) -> Result<Vec<ExportTraceServiceRequest>> {
+/// Groups of visits with at least `spans` spans in all; a group's requests are what its services would send.
+fn shop_groups(seed: u64, spans: usize) -> Result<Vec<Vec<ExportTraceServiceRequest>>> {
     let now = now_unix_nano()?;
     let mut shop = Shop::new(seed, now);
-    let (mut requests, mut count) = (Vec::new(), 0);
+    let (mut groups, mut count) = (Vec::new(), 0);
     while count < spans {
         let visits: Vec<Visit> = (0..60).map(|_| shop.visit(now)).collect();
         count += visits.iter().map(|visit| visit.spans.len()).sum::<usize>();
-        requests.extend(trace_requests(&visits));
+        groups.push(trace_requests(&visits));
     }
-    Ok(requests)
+    Ok(groups)
+}
+
+/// The requests of [`shop_groups`] one after the other.
+pub(crate) fn shop_requests(seed: u64, spans: usize) -> Result<Vec<ExportTraceServiceRequest>> {
+    Ok(shop_groups(seed, spans)?.concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn red_edges_and_traces_of_100_000_spans_over_two_agents_equal_the_offline_recomputation() -> Result<()> {
     let fleet = Fleet::start(2, json!({}), json!({})).await?;
-    let requests = shop_requests(11, SPANS)?;
+    let groups = shop_groups(11, SPANS)?;
     let mut sending = tokio::task::JoinSet::new();
-    // Services are spread over both agents: spans of one trace come in at different nodes.
-    for (index, chunk) in requests.chunks(requests.len().div_ceil(4)).enumerate() {
-        let (sender, chunk) = (fleet.sender(index % 2)?, chunk.to_vec());
+    for worker in 0..4 {
+        let senders = [fleet.sender(0)?, fleet.sender(1)?];
+        let groups: Vec<_> = groups.iter().skip(worker).step_by(4).cloned().collect();
         sending.spawn(async move {
-            for request in &chunk {
-                sender.traces(request).await?;
+            for group in &groups {
+                // Services are spread over both agents: spans of one trace come in at different nodes.
+                for (index, request) in group.iter().enumerate() {
+                    senders[index % 2].traces(request).await?;
+                }
             }
             anyhow::Ok(())
         });
     }
+    let requests = groups.concat();
     while let Some(sent) = sending.join_next().await {
         sent??;
     }

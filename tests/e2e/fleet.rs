@@ -13,13 +13,13 @@ use mirador_support::shop::Sender;
 use serde_json::{Value, json};
 
 /// Long enough for a machine that builds at the same time; a condition ends the wait much earlier.
-pub(crate) const WAIT: Duration = Duration::from_secs(90);
+pub(crate) const WAIT: Duration = Duration::from_secs(180);
 
 /// The processes, in the order in which they may be dropped.
 pub(crate) struct Fleet {
     pub(crate) agents: Vec<Node>,
     pub(crate) servicegraph: Node,
-    pub(crate) spanmetrics: Node,
+    _spanmetrics: Node,
     pub(crate) forests: Vec<Node>,
     pub(crate) traces: Jaeger,
     pub(crate) metrics: VictoriaMetrics,
@@ -46,7 +46,7 @@ impl Fleet {
         let forest = owners(&forests.iter().collect::<Vec<_>>());
         let mut graph_config = json!({
             "exporters": {"otlphttp_traces": {"endpoint": format!("{}/v1/traces", traces.otlp_url())}, "metrics": forest},
-            "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "5s"}},
+            "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "15s"}},
         });
         merge(&mut graph_config, graph);
         let servicegraph = Node::central("servicegraph", graph_config).await?;
@@ -67,7 +67,7 @@ impl Fleet {
             merge(&mut config, agent.clone());
             started.push(Node::agent(config).await?);
         }
-        Ok(Self { agents: started, servicegraph, spanmetrics, forests, traces, metrics })
+        Ok(Self { agents: started, servicegraph, _spanmetrics: spanmetrics, forests, traces, metrics })
     }
 
     /// A client of the n-th agent.

@@ -9,3 +9,4 @@ mod fleet;
 mod laptop;
 mod logs;
 mod odd;
+mod sdk;

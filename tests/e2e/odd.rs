@@ -90,7 +90,7 @@ async fn odd_spans_are_counted_as_the_connector_documents() -> Result<()> {
     let expected = oracle::red(&requests);
     assert_eq!(expected.values().map(|red| red.calls).sum::<u64>(), 9 + 1 + 7 + 3);
     fleet.wait_for_red(&expected).await?;
-    let skipped = fleet.agents[0].metric("mirador_agent_red_skipped_spans_total", &[]).await?;
+    let skipped = fleet.agents[0].metric("mirador_agent_red_spans_without_service_total", &[]).await?;
     assert!((skipped - 2.0).abs() < 0.5, "{skipped} spans were skipped for want of a service");
     Ok(())
 }

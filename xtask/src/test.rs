@@ -76,7 +76,8 @@ fn scope<'a>(options: &Options, command: &'a mut std::process::Command) -> &'a m
 fn run_tests(options: &Options, tally: &mut Tally) -> Result<()> {
     let mut test = cargo(["test", "--no-fail-fast"]);
     scope(options, &mut test);
-    test.args(options.filter.iter()).arg("--");
+    // Behind the dashes: before them, cargo takes a filter as a wish to leave documentation tests out.
+    test.arg("--").args(options.filter.iter());
     if options.show_output {
         test.arg("--show-output");
     }

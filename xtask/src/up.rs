@@ -7,6 +7,7 @@
 mod config;
 mod demo;
 mod table;
+mod view;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

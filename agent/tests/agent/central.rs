@@ -151,8 +151,8 @@ impl Central {
 
 pub(crate) fn receiver_config() -> receiver::Config {
     let mut config = receiver::Config::default();
-    config.protocols.grpc.endpoint = "127.0.0.1:0".to_owned();
-    config.protocols.http.endpoint = "127.0.0.1:0".to_owned();
+    config.protocols.grpc.endpoint = String::from("127.0.0.1:0");
+    config.protocols.http.endpoint = String::from("127.0.0.1:0");
     config
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn exporter(owners: &[&Central]) -> Exporter {
     };
     exporter.retry_on_failure.initial_interval = Duration::from_millis(5);
     exporter.retry_on_failure.max_interval = Duration::from_millis(10);
-    exporter.retry_on_failure.max_elapsed_time = Duration::from_millis(60);
+    exporter.retry_on_failure.max_elapsed_time = Duration::from_secs(8);
     exporter.connection.max_probe_interval = Duration::from_millis(50);
     exporter
 }
@@ -180,9 +180,18 @@ pub(crate) fn agent_config(owners: &[&Central]) -> Config {
     config.exporters.logs = Some(exporter(owners));
     config.exporters.red = Some(exporter(owners));
     config.red.metrics_flush_interval = Duration::from_millis(100).into();
-    config.telemetry.metrics.endpoint = "127.0.0.1:0".to_owned();
-    config.health.endpoint = "127.0.0.1:0".to_owned();
+    config.telemetry.metrics.endpoint = String::from("127.0.0.1:0");
+    config.health.endpoint = String::from("127.0.0.1:0");
     config.shutdown_grace = Duration::from_secs(10);
+    config
+}
+
+/// An agent that gives up soon, so that its client has to repeat requests.
+pub(crate) fn impatient(mut config: Config) -> Config {
+    let exporters = &mut config.exporters;
+    for exporter in [&mut exporters.traces, &mut exporters.red].into_iter().flatten() {
+        exporter.retry_on_failure.max_elapsed_time = Duration::from_millis(60);
+    }
     config
 }
 

@@ -19,6 +19,7 @@ use mirador_otlp::Request;
 use mirador_service::drain::Drain;
 use mirador_service::health::Component;
 use mirador_service::metrics::Registry;
+use mirador_service::secret::Secret;
 use prometheus_client::metrics::counter::Counter;
 use schemars::JsonSchema;
 use scylla::statement::batch::{Batch, BatchType};
@@ -46,7 +47,7 @@ pub struct Config {
     /// User name; empty: no authentication.
     pub username: String,
     /// Password; write it as `${env:CASSANDRA_PASSWORD}`.
-    pub password: String,
+    pub password: Secret,
     /// The keyspace that holds the tables.
     pub keyspace: String,
     /// The datacenter whose nodes are asked, and that `manage_schema: create` replicates in. Empty: any.
@@ -111,7 +112,7 @@ impl Default for Config {
         Self {
             hosts: vec!["127.0.0.1:9042".to_owned()],
             username: String::new(),
-            password: String::new(),
+            password: Secret::default(),
             keyspace: "otel".to_owned(),
             datacenter: String::new(),
             replication_factor: 3,

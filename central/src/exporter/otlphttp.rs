@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mirador_otlp::{Request, Signal};
 use mirador_service::metrics::Registry;
+use mirador_service::secret::Secret;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
@@ -25,7 +26,7 @@ pub struct Config {
     /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs`.
     pub endpoint: String,
     /// Headers sent with every request: credentials, tenants, `VL-Stream-Fields`.
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
     /// How bodies are compressed.
     pub compression: Compression,
     /// How long one request may take.

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mirador_service::metrics::{Counter, Labels, Registry};
+use mirador_service::secret::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore};
@@ -37,7 +38,7 @@ pub struct Config {
     /// `http://vminsert:8480/insert/0/prometheus/api/v1/write`.
     pub endpoint: String,
     /// Headers sent with every request: credentials, tenants (`AccountID`, `X-Scope-OrgID`).
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
     /// `victoriametrics` (zstd, falls back to snappy) or `prometheus` (snappy, exemplars).
     pub protocol: Protocol,
     /// How long one request may take.

@@ -87,7 +87,7 @@ fn value(hash: &mut Xxh3, value_: &Value<'_>) {
         }
         Value::Array(array) => {
             hash.update(&[6]);
-            for item in array.iter() {
+            for item in array {
                 value(hash, &item);
             }
             hash.update(&[7]);

@@ -34,6 +34,7 @@ impl<'a, T: Message<'a>> Repeated<'a, T> {
     }
 
     /// The same sequence from here on, leaving `self` where it is.
+    #[must_use]
     pub fn iter(&self) -> Self {
         self.clone()
     }

@@ -72,6 +72,7 @@ impl<'a> ScopeSpans<'a> {
 
 /// One span; its top-level fields are read in one pass when the view is made.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_field_names, reason = "the fields have OTLP's names")]
 pub struct Span<'a> {
     raw: &'a [u8],
     trace_id: &'a [u8],

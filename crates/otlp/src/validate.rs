@@ -223,6 +223,7 @@ impl Check<'_> {
     }
 
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "every field begins with one; a call costs as much as a field")]
     fn varint(&self, pos: &mut usize, end: usize) -> Result<u64, WireError> {
         let bytes = &self.body[*pos..end];
         let mut rest = bytes;
@@ -236,3 +237,6 @@ impl Check<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,7 @@ impl<'a> Iterator for Fields<'a> {
     type Item = (u32, Wire<'a>);
 
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "every reader is a loop over this; a call costs as much as a field")]
     fn next(&mut self) -> Option<Self::Item> {
         let mut rest = self.rest;
         let key = varint(&mut rest)?;
@@ -133,6 +134,7 @@ impl<'a> Iterator for Fields<'a> {
 
 /// Reads a varint and moves `bytes` behind it; `None` when it is cut off or overlong.
 #[inline(always)]
+#[expect(clippy::inline_always, reason = "every reader is a loop over this; a call costs as much as a field")]
 pub(crate) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     match **bytes {
         [first, ref rest @ ..] if first < 0x80 => {

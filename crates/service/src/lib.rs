@@ -17,5 +17,6 @@ pub mod health;
 pub mod memory;
 pub mod metrics;
 pub mod queue;
+pub mod secret;
 pub mod supervise;
 pub mod telemetry;

@@ -39,4 +39,4 @@ pub use point::{Point, bucket_of};
 pub use tap::{Observed, Tap};
 pub use weight::{adjusted_count, threshold};
 pub use window::Window;
-pub use wire::{DecodeError, Decoded, MESSAGE_TARGET_BYTES, decode};
+pub use wire::{DecodeError, Decoded, MESSAGE_TARGET_BYTES, SeriesProblem, decode};

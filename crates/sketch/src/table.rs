@@ -1,6 +1,7 @@
 //! The series of one window: found by hash with a full comparison, counted in place.
 //!
-//! A series is a fixed-size record; its bucket counts and dimension values stand in shared slabs,
+//! A series is two fixed-size records, identity and numbers: the identities of 10,000 series stay
+//! in a core's cache while spans are looked up. Its bucket counts and dimension values stand in shared slabs,
 //! its texts in one arena. Only the HDR histogram and the exemplars have memory of their own.
 //!
 //! Invariants: at most `limit` series besides the overflow series, which is number 0 and takes what
@@ -14,7 +15,7 @@ use hashbrown::HashTable;
 use crate::dimensions::Values;
 use crate::exemplar::{Exemplar, Reservoir};
 use crate::hdr::Hdr;
-use crate::identity;
+use crate::identity::priority;
 use crate::point::{Point, bucket_of};
 use crate::resource::Part;
 use crate::text::{Text, Texts};
@@ -42,14 +43,19 @@ pub(crate) struct Update {
     pub(crate) span: Exemplar,
 }
 
-/// One series: identity and numbers.
+/// What a series is found by.
 #[derive(Debug)]
-pub(crate) struct Series {
+pub(crate) struct Identity {
     hash: u64,
     pub(crate) service: Text,
     pub(crate) name: Text,
     pub(crate) kind: u8,
     pub(crate) status: u8,
+}
+
+/// What a series has counted.
+#[derive(Debug)]
+pub(crate) struct Series {
     pub(crate) calls: u64,
     pub(crate) sum_nanos: u128,
     pub(crate) min_nanos: u64,
@@ -70,6 +76,7 @@ pub(crate) struct Mark {
 pub(crate) struct Table {
     pub(crate) texts: Texts,
     index: HashTable<u32>,
+    identities: Vec<Identity>,
     series: Vec<Series>,
     /// `dimensions` texts per series.
     values: Vec<Text>,
@@ -109,6 +116,7 @@ impl Table {
         let mut table = Self {
             texts: Texts::new(shape.seed, generation),
             index: HashTable::with_capacity(series),
+            identities: Vec::with_capacity(series),
             series: Vec::with_capacity(series),
             values: Vec::with_capacity(series * shape.dimensions),
             buckets: Vec::with_capacity(series * (shape.bounds.len() + 1)),
@@ -137,7 +145,7 @@ impl Table {
         }
         if let Some(service) = part.service_id(&self.texts) {
             let known = self.index.find(hash, |at| {
-                let series = &self.series[*at as usize];
+                let series = &self.identities[*at as usize];
                 series.hash == hash
                     && series.service == service
                     && series.kind == probe.kind
@@ -164,7 +172,7 @@ impl Table {
         series.max_nanos = series.max_nanos.max(nanos);
         series.hdr.record(nanos, weight);
         if update.identified {
-            let priority = identity::priority(update.span.trace_id, update.span.span_id);
+            let priority = priority(update.span.trace_id, update.span.span_id);
             series.reservoir.offer(&update.span, priority, self.shape.exemplars);
         }
         let bounds = &self.shape.bounds;
@@ -184,11 +192,12 @@ impl Table {
             return false;
         }
         for at in mark.series..self.series.len() {
-            let hash = self.series[at].hash;
+            let hash = self.identities[at].hash;
             if let Ok(entry) = self.index.find_entry(hash, |known| *known as usize == at) {
                 entry.remove();
             }
         }
+        self.identities.truncate(mark.series);
         self.series.truncate(mark.series);
         self.values.truncate(mark.series * self.shape.dimensions);
         self.buckets.truncate(mark.series * (self.shape.bounds.len() + 1));
@@ -205,6 +214,11 @@ impl Table {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Series)> {
         let all = self.series.iter().enumerate();
         all.filter(|(_, series)| series.calls > 0).map(|(at, series)| (at as u32, series))
+    }
+
+    /// What series `at` is found by.
+    pub(crate) fn identity(&self, at: u32) -> &Identity {
+        &self.identities[at as usize]
     }
 
     /// Series `at`.
@@ -229,6 +243,7 @@ impl Table {
         let own = |series: &Series| series.hdr.heap_bytes() + series.reservoir.heap_bytes();
         self.texts.heap_bytes()
             + self.index.allocation_size()
+            + self.identities.capacity() * size_of::<Identity>()
             + self.series.capacity() * size_of::<Series>()
             + self.values.capacity() * size_of::<Text>()
             + self.buckets.capacity() * size_of::<u64>()
@@ -264,8 +279,8 @@ impl Table {
             return None;
         };
         let at = self.push(hash, service, name, (probe.kind, probe.status));
-        let series = &self.series;
-        self.index.insert_unique(hash, at, |at| series[*at as usize].hash);
+        let identities = &self.identities;
+        self.index.insert_unique(hash, at, |at| identities[*at as usize].hash);
         Some(at)
     }
 
@@ -274,18 +289,15 @@ impl Table {
         if self.series.len() == self.series.capacity() {
             // A quarter more at a time: doubling would leave up to half of the memory unused.
             let more = self.series.len() / 4 + 16;
+            self.identities.reserve_exact(more);
             self.series.reserve_exact(more);
             self.buckets.reserve_exact(more * width);
             self.values.reserve_exact(more * self.shape.dimensions);
         }
         self.buckets.resize(self.buckets.len() + width, 0);
         let at = self.series.len() as u32;
+        self.identities.push(Identity { hash, service, name, kind, status });
         self.series.push(Series {
-            hash,
-            service,
-            name,
-            kind,
-            status,
             calls: 0,
             sum_nanos: 0,
             min_nanos: u64::MAX,

@@ -14,7 +14,7 @@ use mirador_proto::red::ExportRedRequest;
 
 use crate::dimensions::Dimensions;
 use crate::key::Excluded;
-use crate::table::{OVERFLOW, Series, Table};
+use crate::table::{OVERFLOW, Table};
 use crate::text::Text;
 use crate::wire::encode;
 use crate::{Point, SeriesKey};
@@ -72,12 +72,12 @@ impl Window {
         let numbers: Vec<u32> = self.table.iter().map(|(at, _)| at).collect();
         numbers.into_iter().filter_map(move |at| {
             let series = self.table.series(at)?;
-            let key = self.key(at, series, &mut shared);
+            let key = self.key(at, &mut shared);
             Some((key, series.to_point(self.table.buckets(at))))
         })
     }
 
-    fn key(&self, at: u32, series: &Series, shared: &mut HashMap<Text, Arc<str>>) -> SeriesKey {
+    fn key(&self, at: u32, shared: &mut HashMap<Text, Arc<str>>) -> SeriesKey {
         if at == OVERFLOW {
             return SeriesKey::overflow();
         }
@@ -86,6 +86,7 @@ impl Window {
             Arc::clone(text.or_insert_with(|| self.table.texts.get(id).into()))
         };
         let values = self.names.iter().zip(self.table.values(at));
+        let series = self.table.identity(at);
         SeriesKey {
             service: text(series.service),
             span_name: text(series.name),

@@ -6,7 +6,7 @@
 mod decode;
 pub(crate) mod encode;
 
-pub use decode::{DecodeError, Decoded, decode};
+pub use decode::{DecodeError, Decoded, SeriesProblem, decode};
 pub use encode::MESSAGE_TARGET_BYTES;
 
 #[cfg(test)]

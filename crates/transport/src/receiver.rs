@@ -48,8 +48,8 @@ pub use self::config::Config;
 use self::connection::Shared;
 use self::cors::Cors;
 use self::listener::Listener;
-pub use self::metrics::ReceiverMetrics;
 use self::metrics::Meters;
+pub use self::metrics::ReceiverMetrics;
 use self::windows::Windows;
 use crate::{Consume, Kind};
 

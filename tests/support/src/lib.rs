@@ -2,6 +2,7 @@
 //!
 //! A library and never a test: a wrong answer is returned as an error, and the test that asked decides.
 
+pub mod apps;
 pub mod backends;
 pub mod load;
 pub mod node;

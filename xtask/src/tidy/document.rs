@@ -48,7 +48,7 @@ fn architecture(root: &Path, files: &[File]) -> Vec<Finding> {
             ));
         }
     }
-    findings.extend(invariant_tests(page, files));
+    findings.extend(invariant_tests(root, page, files));
     findings
 }
 
@@ -88,28 +88,38 @@ fn map(page: &str) -> Vec<(usize, String)> {
     entries
 }
 
-/// Every test that the section of invariants names in backticks exists.
-fn invariant_tests(page: &str, files: &[File]) -> Vec<Finding> {
+/// What the section of invariants names in backticks as holding them exists: tests by name, files and
+/// folders by path.
+fn invariant_tests(root: &Path, page: &str, files: &[File]) -> Vec<Finding> {
     let mut inside = false;
     let mut findings = Vec::new();
     for (number, line) in page.lines().enumerate() {
         if line.starts_with('#') {
             inside = line.to_lowercase().contains("invariant");
         }
-        // Names of tests are sentences: a word with at least two underscores.
-        let quoted = line.split('`').skip(1).step_by(2);
-        let names = quoted.map(|name| name.rsplit("::").next().unwrap_or(name)).filter(|name| {
-            name.matches('_').count() >= 2 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        });
-        for name in names.filter(|_| inside) {
-            let definition = format!("fn {name}(");
-            if !files.iter().any(|file| file.is_rust() && file.text.contains(&definition)) {
-                let message = format!("no test is called {name}: name the one that holds the invariant");
-                findings.push(Finding::new("ARCHITECTURE.md", number + 1, "invariant-test", message));
+        for quoted in line.split('`').skip(1).step_by(2).filter(|_| inside) {
+            let name = quoted.rsplit("::").next().unwrap_or(quoted);
+            let missing = if is_path(quoted) {
+                !root.join(quoted).exists()
+            } else {
+                is_test(name) && !files.iter().any(|file| file.is_rust() && file.text.contains(&format!("fn {name}(")))
+            };
+            if missing {
+                let message = format!("{quoted} does not exist: name what holds the invariant");
+                findings.push(Finding::new("ARCHITECTURE.md", number + 1, "invariant", message));
             }
         }
     }
     findings
+}
+
+/// Names of tests are sentences: a word with at least two underscores.
+fn is_test(name: &str) -> bool {
+    name.matches('_').count() >= 2 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+fn is_path(quoted: &str) -> bool {
+    quoted.contains('/') && quoted.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
 }
 
 /// Every decision stands in the list.

@@ -5,12 +5,10 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::Result;
-use mirador_support::backends::client;
 use mirador_support::shop::{self, Sent};
-use serde_json::Value;
 
 use super::config::{Ports, Stores};
-use super::table;
+use super::{table, view};
 
 /// When the payment service falters, and for how long.
 const FAULT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60));
@@ -46,13 +44,13 @@ async fn show(ports: &Ports, stores: &Stores, sent: &Cell<Sent>) -> Result<()> {
             sent.failed_requests,
             fault(seconds)
         );
+        let view = view::of(ports, stores).await;
+        text += &table::render(&view.red, &view.edges, &view.anomalies);
         if let Stores::Embedded(_) = stores {
-            let ask = async |path: &str| ask(ports.console, path).await.unwrap_or_default();
-            let (red, edges) = (ask("red?since=1m").await, ask("edges?since=1m").await);
-            text += &table::render(&red, &edges, &ask("anomalies?since=1m").await);
             let page = format!("http://127.0.0.1:{}/", ports.console);
-            text.extend(["\nlive page: ", &page, "   Ctrl-C stops it.\n"]);
+            text.extend(["\nlive page: ", &page]);
         }
+        text += "\nCtrl-C stops it.\n";
         let clear = if screen { "\x1b[H\x1b[2J" } else { "" };
         let mut out = std::io::stdout();
         out.write_all(format!("{clear}{text}").as_bytes())?;
@@ -67,10 +65,6 @@ fn fault(seconds: u64) -> String {
         during if during < until => format!("payment falters for {} s more", until - during),
         _ => "payment has recovered".to_owned(),
     }
-}
-
-async fn ask(port: u16, path: &str) -> Result<Value> {
-    client::json(client::client()?.get(format!("http://127.0.0.1:{port}/api/{path}"))).await
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl Buckets {
         }
     }
 
-    /// Linear inside a bucket, as PromQL's `histogram_quantile`; the last finite bound stands for what is above it.
+    /// Linear inside a bucket, as `histogram_quantile` does; the last finite bound stands for what is above it.
     fn quantile(&self, quantile: f64, scale: f64) -> Option<f64> {
         let total = *self.0.values().next_back()?;
         if total <= 0.0 {

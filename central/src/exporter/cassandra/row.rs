@@ -154,7 +154,7 @@ pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
                 let time = stamped.unwrap_or(now.as_nanos() as u64);
                 let filed = file_under(time, config, now);
                 found.clamped += u64::from(filed != time);
-                let (row, cut) = shared.row(&record, scope.name(), Filed { name, time, filed });
+                let (row, cut) = shared.row(&record, scope.name(), &Filed { name, time, kept_under: filed });
                 found.truncated += u64::from(cut);
                 let by_trace = trace_row(&row, &record);
                 found.rows.push(Placed { row, by_trace });
@@ -168,7 +168,7 @@ pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
 struct Filed {
     name: u128,
     time: u64,
-    filed: u64,
+    kept_under: u64,
 }
 
 /// What all rows of one resource share.
@@ -203,7 +203,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    fn row(&self, record: &LogRecord<'_>, scope: &str, filed: Filed) -> (LogRow, bool) {
+    fn row(&self, record: &LogRecord<'_>, scope: &str, filed: &Filed) -> (LogRow, bool) {
         let value = record.body();
         let mut body = value.to_text().into_owned();
         let cut = body.len() > self.config.max_body_bytes;
@@ -214,9 +214,9 @@ impl<'a> Shared<'a> {
         let row = LogRow {
             tenant: self.config.tenant.clone(),
             service: self.service.clone(),
-            bucket: i32::try_from(filed.filed / 1_000_000_000 / width).unwrap_or(i32::MAX),
+            bucket: i32::try_from(filed.kept_under / 1_000_000_000 / width).unwrap_or(i32::MAX),
             shard: (filed.name % u128::from(shards(self.config, &self.service))) as i16,
-            id: timeuuid(filed.filed, filed.name),
+            id: timeuuid(filed.kept_under, filed.name),
             time_nanos: signed(filed.time),
             observed_nanos: set_if(
                 record.observed_time_unix_nano() != 0,

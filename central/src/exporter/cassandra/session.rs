@@ -103,7 +103,7 @@ async fn connect(config: &Config) -> anyhow::Result<Connected> {
         .schema_agreement_timeout(Duration::from_secs(30))
         .default_execution_profile_handle(profile);
     if !config.username.is_empty() {
-        builder = builder.user(&config.username, &config.password);
+        builder = builder.user(&config.username, config.password.reveal());
     }
     if !config.datacenter.is_empty() {
         builder = builder.prefer_datacenter(config.datacenter.clone());

@@ -140,7 +140,7 @@ pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Vec<LogRow> {
 /// Attributes as a JSON object; integers above 2^53 stay exact because they are written as numbers.
 pub(super) fn object(attributes: &Attributes<'_>) -> Json {
     let mut map = Map::new();
-    for entry in attributes.iter() {
+    for entry in attributes {
         map.insert(entry.key.to_owned(), json_of(&entry.value));
     }
     Json::Object(map)

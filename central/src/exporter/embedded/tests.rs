@@ -1,3 +1,5 @@
+//! The embedded store against a real file: what is repeated, reopened or not ours.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use prost::Message;
 
 use super::{Config, Embedded};
 use crate::exporter::{LogStore, MetricStore, TraceStore};
-use crate::series::{STALE_NAN, Series, SeriesBatch};
+use crate::series::{LabelSet, STALE_NAN, Series, SeriesBatch};
 
 fn text(key: &str, value: &str) -> KeyValue {
     KeyValue {
@@ -38,7 +40,7 @@ fn traces(spans: Vec<Span>) -> Request {
         ..ScopeSpans::default()
     }];
     let resource_spans = vec![ResourceSpans {
-        resource: resource("cart"),
+        resource: Some(resource("cart")),
         scope_spans,
         ..ResourceSpans::default()
     }];
@@ -52,7 +54,7 @@ fn logs(records: Vec<LogRecord>) -> Request {
         ..ScopeLogs::default()
     }];
     let resource_logs = vec![ResourceLogs {
-        resource: resource("cart"),
+        resource: Some(resource("cart")),
         scope_logs,
         ..ResourceLogs::default()
     }];
@@ -126,11 +128,7 @@ async fn a_repeated_export_leaves_one_row_per_span_and_log_record() {
 async fn a_sample_is_named_by_series_and_time_and_a_stale_marker_reads_as_null() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
-    let labels: crate::series::Labels = vec![
-        ("__name__".into(), "up".into()),
-        ("job".into(), "cart".into()),
-    ]
-    .into();
+    let labels = Arc::new(LabelSet::from_sorted([("__name__", "up"), ("job", "cart")]));
     let series = Series {
         labels,
         samples: vec![(1000, 1.0), (2000, STALE_NAN)],

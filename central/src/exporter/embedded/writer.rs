@@ -50,7 +50,7 @@ pub(super) struct Bounds {
 /// The state of the writing thread.
 pub(super) struct Writer {
     connection: Connection,
-    series: HashMap<Labels, i64>,
+    series: HashMap<Box<[u8]>, i64>,
     bounds: Bounds,
     meters: Meters,
     swept: Instant,
@@ -258,21 +258,20 @@ fn write_logs(transaction: &Transaction<'_>, logs: &[LogRow]) -> rusqlite::Resul
 fn write_samples(
     transaction: &Transaction<'_>,
     batch: &SeriesBatch,
-    known: &HashMap<Labels, i64>,
-    fresh: &mut Vec<(Labels, i64)>,
+    known: &HashMap<Box<[u8]>, i64>,
+    fresh: &mut Vec<(Box<[u8]>, i64)>,
 ) -> rusqlite::Result<usize> {
     let mut insert = transaction.prepare_cached(
         "INSERT OR REPLACE INTO samples (series, timestamp_ms, value, exemplars) VALUES (?1,?2,?3,?4)",
     )?;
     let mut rows = 0;
     for series in &batch.series {
-        let id = match known.get(&series.labels) {
-            Some(id) => *id,
-            None => {
-                let id = series_id(transaction, &series.labels)?;
-                fresh.push((Arc::clone(&series.labels), id));
-                id
-            }
+        let id = if let Some(id) = known.get(series.labels.encoded()) {
+            *id
+        } else {
+            let id = series_id(transaction, &series.labels)?;
+            fresh.push((series.labels.encoded().into(), id));
+            id
         };
         for (index, (timestamp_ms, value)) in series.samples.iter().enumerate() {
             // SQLite stores NaN as NULL, which is how a stale marker is read back.

@@ -62,7 +62,7 @@ impl Poster {
             let name = HeaderName::try_from(name).with_context(|| {
                 format!("exporters.{section}.headers: {name:?} is not a header name")
             })?;
-            let value = HeaderValue::try_from(value).with_context(|| {
+            let value = HeaderValue::try_from(value.reveal()).with_context(|| {
                 format!("exporters.{section}.headers.{name}: the value has forbidden characters")
             })?;
             headers.insert(name, value);
@@ -178,8 +178,7 @@ impl Poster {
         let reason = format!("{}: {} answered {status}: {said}", self.section, self.url);
         match status.as_u16() {
             408 | 429 | 500..=599 => ExportError::Retry { after, reason },
-            401 | 403 | 404 | 405 => ExportError::Fatal { reason },
-            300..=399 => ExportError::Fatal { reason },
+            300..=399 | 401 | 403 | 404 | 405 => ExportError::Fatal { reason },
             _ => ExportError::Drop { reason },
         }
     }

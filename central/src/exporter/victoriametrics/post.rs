@@ -63,7 +63,7 @@ impl Poster {
         for (name, value) in &config.headers {
             let name = HeaderName::try_from(name)
                 .with_context(|| format!("exporters.{section}.headers: {name:?} is not a header name"))?;
-            let value = HeaderValue::try_from(value)
+            let value = HeaderValue::try_from(value.reveal())
                 .with_context(|| format!("exporters.{section}.headers.{name}: the value has forbidden characters"))?;
             given.insert(name, value);
         }

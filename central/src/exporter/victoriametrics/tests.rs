@@ -62,7 +62,7 @@ impl Server {
     fn store(&self, protocol: Protocol) -> RemoteWrite {
         let config = Config {
             endpoint: format!("http://{}/api/v1/write", self.address),
-            headers: [("X-Scope-OrgID".to_owned(), "tenant-7".to_owned())].into(),
+            headers: [("X-Scope-OrgID".to_owned(), "tenant-7".to_owned().into())].into(),
             protocol,
             timeout: Duration::from_millis(500),
             ..Config::default()
@@ -243,7 +243,7 @@ fn a_wrong_configuration_names_the_key() {
         (Config { endpoint: "ftp://x/".into(), ..Config::default() }, "endpoint"),
         (Config { endpoint: "http://x/".into(), max_in_flight: 0, ..Config::default() }, "max_in_flight"),
         (Config { endpoint: "http://x/".into(), max_block_bytes: 1, ..Config::default() }, "max_block_bytes"),
-        (Config { endpoint: "http://x/".into(), headers: [("a b".into(), "c".into())].into(), ..Config::default() }, "headers"),
+        (Config { endpoint: "http://x/".into(), headers: [("a b".into(), "c".to_owned().into())].into(), ..Config::default() }, "headers"),
     ] {
         let Err(error) = RemoteWrite::new("victoriametrics", &config, &Registry::new()) else { panic!("{key} was taken") };
         assert!(format!("{error:#}").contains(&format!("exporters.victoriametrics.{key}")), "{error:#}");

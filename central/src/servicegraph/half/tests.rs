@@ -95,7 +95,8 @@ fn a_parent_of_zeros_is_no_parent() {
 
 #[test]
 fn the_database_is_named_by_namespace_then_name_then_peer_then_system() {
-    let cases: [(&[(&str, &str)], Option<&str>); 8] = [
+    type Case = (&'static [(&'static str, &'static str)], Option<&'static str>);
+    let cases: [Case; 8] = [
         (&[("db.system.name", "postgresql"), ("db.name", "old"), ("db.namespace", "new")], Some("new")),
         (&[("db.system", "mysql"), ("db.name", "orders")], Some("orders")),
         (&[("db.name", "orders")], Some("orders")),

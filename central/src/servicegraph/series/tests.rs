@@ -57,7 +57,7 @@ impl Graph {
     fn flush(&mut self, after: u64) -> (Flush, Vec<Line>) {
         self.now += after;
         let (flush, requests) = self.series.flush(self.now);
-        (flush, requests.iter().flat_map(|bytes| lines(bytes)).collect())
+        (flush, requests.iter().flat_map(lines).collect())
     }
 }
 

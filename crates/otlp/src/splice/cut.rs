@@ -83,7 +83,15 @@ pub(super) fn push_range(ranges: &mut Vec<Span32>, from: usize, range: &Range<us
     }
 }
 
-/// The bytes in all ranges.
+/// Appends the bytes of all ranges.
+#[inline]
+pub(super) fn copy(out: &mut Vec<u8>, bytes: &[u8], ranges: &[Span32]) {
+    for range in ranges {
+        out.extend_from_slice(range.of(bytes));
+    }
+}
+
+/// The number of bytes in all ranges.
 pub(super) fn total(ranges: &[Span32]) -> usize {
     ranges.iter().map(|range| range.len()).sum()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::cut::{Cut, Span32, push_range, total};
+use super::cut::{Cut, Span32, copy, push_range, total};
 use crate::wire::{put_header, varint_len};
 
 /// A resource or scope entry of the result.
@@ -134,7 +134,7 @@ fn write(requests: &[Bytes], top: &[(usize, Span32)], resources: &[Resource]) ->
     let mut out = Vec::with_capacity(tops + bodies);
     let open = |out: &mut Vec<u8>, number: u32, entry: &Entry| {
         put_header(out, number, entry.length);
-        entry.headers.iter().for_each(|range| out.extend_from_slice(range.of(&requests[entry.source])));
+        copy(out, &requests[entry.source], &entry.headers);
     };
     for (source, range) in top {
         out.extend_from_slice(range.of(&requests[*source]));

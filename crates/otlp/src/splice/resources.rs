@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::cut::{Cut, Span32, push_range, total};
+use super::cut::{Cut, Span32, copy, push_range, total};
 use super::{Part, whole};
 use crate::logs::ResourceLogs;
 use crate::metrics::{Data, ResourceMetrics};
@@ -57,7 +57,7 @@ pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&
                 return Vec::new();
             }
             let mut buffer = Vec::with_capacity(total(&top) + total_of.length);
-            top.iter().for_each(|range| buffer.extend_from_slice(range.of(body)));
+            copy(&mut buffer, body, &top);
             buffer
         })
         .collect();

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::cut::{Cut, Span32, push_range, total};
+use super::cut::{Cut, Span32, copy, push_range, total};
 use super::{Part, whole};
 use crate::repeated::Message;
 use crate::request::Request;
@@ -121,7 +121,7 @@ struct Walk<'a, 'p> {
     totals: Vec<Total>,
 }
 
-impl<'a> Walk<'a, '_> {
+impl Walk<'_, '_> {
     fn resource(&mut self, entry: &Range<usize>, owner_of: &mut impl FnMut(&Span<'_>) -> usize) {
         let headers = self.plan.headers.len();
         // Headers come first in a part and may come last in the entry, so they have a walk of their own.
@@ -198,7 +198,7 @@ fn write(body: &[u8], plan: &Plan, top: &[Span32], totals: &[Total]) -> Vec<Part
                 return Vec::new();
             }
             let mut buffer = Vec::with_capacity(total(top) + total_of.length);
-            top.iter().for_each(|range| buffer.extend_from_slice(range.of(body)));
+            copy(&mut buffer, body, top);
             buffer
         })
         .collect();
@@ -206,7 +206,7 @@ fn write(body: &[u8], plan: &Plan, top: &[Span32], totals: &[Total]) -> Vec<Part
         for share in slice(shares, &entry.shares) {
             let buffer = &mut buffers[share.owner as usize];
             put_header(buffer, number, share.length as usize);
-            slice(&plan.headers, &entry.headers).iter().for_each(|range| buffer.extend_from_slice(range.of(body)));
+            copy(buffer, body, slice(&plan.headers, &entry.headers));
         }
     };
     for resource in &plan.resources {
@@ -217,8 +217,8 @@ fn write(body: &[u8], plan: &Plan, top: &[Span32], totals: &[Total]) -> Vec<Part
             for run in slice(&plan.spans, &scope.children)
                 .chunk_by(|left, right| left.owner == right.owner && left.at.end == right.at.start)
             {
-                if let [first, .., Placed { at: Span32 { end, .. }, .. }] | [first @ Placed { at: Span32 { end, .. }, .. }] = run {
-                    let range = Span32 { start: first.at.start, end: *end };
+                if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                    let range = Span32 { start: first.at.start, end: last.at.end };
                     buffers[first.owner as usize].extend_from_slice(range.of(body));
                 }
             }

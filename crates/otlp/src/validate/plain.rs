@@ -102,14 +102,23 @@ static HIGH_BITS: [u8; 128] = {
 /// no branch that depends on the length.
 #[inline]
 fn ascii(bytes: &[u8], length: usize) -> bool {
-    let mask = 64usize.checked_sub(length).and_then(|from| HIGH_BITS[from..].first_chunk::<64>());
-    match (bytes.first_chunk::<64>(), mask) {
-        (Some(bytes), Some(mask)) => {
-            let words = bytes.as_chunks::<8>().0.iter().zip(mask.as_chunks::<8>().0);
-            words.fold(0, |bits, (word, mask)| bits | u64::from_le_bytes(*word) & u64::from_le_bytes(*mask)) == 0
+    match bytes.first_chunk::<64>() {
+        Some(first) if length <= 64 => none_high(first, length),
+        // The last 64 bytes overlap the first 64.
+        Some(first) if length <= 128 => {
+            let last = bytes.get(..length).and_then(<[u8]>::last_chunk::<64>);
+            none_high(first, 64) && last.is_some_and(|last| none_high(last, 64))
         }
         _ => bytes.get(..length).is_some_and(<[u8]>::is_ascii),
     }
+}
+
+/// Whether none of the first `length` bytes, at most 64, has its high bit set.
+#[inline]
+fn none_high(bytes: &[u8; 64], length: usize) -> bool {
+    let Some(mask) = HIGH_BITS[64 - length..].first_chunk::<64>() else { return false };
+    let words = bytes.as_chunks::<8>().0.iter().zip(mask.as_chunks::<8>().0);
+    words.fold(0, |bits, (word, mask)| bits | u64::from_le_bytes(*word) & u64::from_le_bytes(*mask)) == 0
 }
 
 /// Whether `bytes` are exactly one varint that needs no look at its tenth byte.

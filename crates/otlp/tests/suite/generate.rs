@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::trace::v1::{
 
 use crate::draw::Draw;
 
-pub fn traces(draw: &mut Draw<'_>) -> ExportTraceServiceRequest {
+pub(crate) fn traces(draw: &mut Draw<'_>) -> ExportTraceServiceRequest {
     let scope_spans = |draw: &mut Draw<'_>| ScopeSpans {
         scope: draw.maybe(scope),
         spans: draw.list(6, span),
@@ -34,7 +34,7 @@ pub fn traces(draw: &mut Draw<'_>) -> ExportTraceServiceRequest {
     ExportTraceServiceRequest { resource_spans: draw.list(4, resource_spans) }
 }
 
-pub fn metrics(draw: &mut Draw<'_>) -> ExportMetricsServiceRequest {
+pub(crate) fn metrics(draw: &mut Draw<'_>) -> ExportMetricsServiceRequest {
     let scope_metrics = |draw: &mut Draw<'_>| ScopeMetrics {
         scope: draw.maybe(scope),
         metrics: draw.list(6, metric),
@@ -48,7 +48,7 @@ pub fn metrics(draw: &mut Draw<'_>) -> ExportMetricsServiceRequest {
     ExportMetricsServiceRequest { resource_metrics: draw.list(4, resource_metrics) }
 }
 
-pub fn logs(draw: &mut Draw<'_>) -> ExportLogsServiceRequest {
+pub(crate) fn logs(draw: &mut Draw<'_>) -> ExportLogsServiceRequest {
     let scope_logs = |draw: &mut Draw<'_>| ScopeLogs {
         scope: draw.maybe(scope),
         log_records: draw.list(6, log_record),
@@ -93,7 +93,7 @@ fn key_value(draw: &mut Draw<'_>, depth: usize) -> KeyValue {
     }
 }
 
-pub fn any_value(draw: &mut Draw<'_>, depth: usize) -> AnyValue {
+pub(crate) fn any_value(draw: &mut Draw<'_>, depth: usize) -> AnyValue {
     use any_value::Value;
     let member = |draw: &mut Draw<'_>| match draw.below(if depth == 0 { 6 } else { 8 }) {
         0 => Value::StringValue(draw.string()),

@@ -11,10 +11,10 @@ use prost::Message;
 use crate::compare::{Decoded, equal};
 
 /// The header of a resource entry, the header of a scope entry and an item, each encoded.
-pub type Flat = (Vec<u8>, Vec<u8>, Vec<u8>);
+pub(crate) type Flat = (Vec<u8>, Vec<u8>, Vec<u8>);
 
 /// Takes fuzz input apart.
-pub fn input(data: &[u8]) -> Option<(Signal, u8, &[u8])> {
+pub(crate) fn input(data: &[u8]) -> Option<(Signal, u8, &[u8])> {
     match data {
         [signal, owners, body @ ..] => Some((Signal::ALL[usize::from(*signal) % 3], *owners, body)),
         _ => None,
@@ -23,7 +23,7 @@ pub fn input(data: &[u8]) -> Option<(Signal, u8, &[u8])> {
 
 /// Parsing accepts what `prost` accepts, except what the crate's documentation names, and nothing
 /// else; every view says what `prost` says.
-pub fn parse(signal: Signal, body: &[u8]) {
+pub(crate) fn parse(signal: Signal, body: &[u8]) {
     let decoded = Decoded::of(signal, body);
     match Request::parse(signal, Bytes::copy_from_slice(body), &Limits::default()) {
         Ok(request) => {
@@ -43,7 +43,7 @@ pub fn parse(signal: Signal, body: &[u8]) {
 
 /// A split gives every owner exactly its items, in order and under their headers, and merging the
 /// parts gives back what was split.
-pub fn split(signal: Signal, choice: u8, body: &[u8]) {
+pub(crate) fn split(signal: Signal, choice: u8, body: &[u8]) {
     let Ok(request) = Request::parse(signal, Bytes::copy_from_slice(body), &Limits::default()) else { return };
     let decoded = Decoded::of(signal, request.bytes()).expect("what we accept prost accepts");
     let all = flat(&decoded);
@@ -118,7 +118,7 @@ macro_rules! flatten {
 }
 
 /// Every item (span, metric, log record) with its headers, in order.
-pub fn flat(decoded: &Decoded) -> Vec<Flat> {
+pub(crate) fn flat(decoded: &Decoded) -> Vec<Flat> {
     match decoded {
         Decoded::Traces(request) => flatten!(request.resource_spans, scope_spans, spans),
         Decoded::Metrics(request) => flatten!(request.resource_metrics, scope_metrics, metrics),

@@ -44,7 +44,7 @@ enum Field {
     Scalar,
 }
 
-#[expect(clippy::match_same_arms, reason = "one line per message reads as a table")]
+#[expect(clippy::match_same_arms, clippy::unnested_or_patterns, reason = "one line per message reads as a table")]
 fn field(parent: Type, number: u32, signal: Signal) -> Field {
     use Field::{Message, Packed, Scalar};
     match (parent, number) {
@@ -108,7 +108,7 @@ fn other_member(parent: Type, draw: &mut Draw<'_>) -> Option<Vec<u8>> {
 }
 
 /// Bends `body`, an `Export*ServiceRequest` that `prost` wrote.
-pub fn request(signal: Signal, body: &[u8], draw: &mut Draw<'_>) -> Vec<u8> {
+pub(crate) fn request(signal: Signal, body: &[u8], draw: &mut Draw<'_>) -> Vec<u8> {
     message(Type::Request, signal, body, draw)
 }
 

@@ -18,6 +18,7 @@ fn text(value: Option<Value>) -> String {
     body.to_string()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what `text` takes")]
 fn list(values: impl IntoIterator<Item = Value>) -> Option<Value> {
     let values = values.into_iter().map(|value| AnyValue { value: Some(value) }).collect();
     Some(Value::ArrayValue(ArrayValue { values }))

@@ -8,7 +8,7 @@ use crate::draw::Draw;
 use crate::{generate, laws, mutate};
 
 /// A request of each signal drawn from the same bytes.
-pub fn requests(bytes: &[u8]) -> [(Signal, Vec<u8>); 3] {
+pub(crate) fn requests(bytes: &[u8]) -> [(Signal, Vec<u8>); 3] {
     [
         (Signal::Traces, generate::traces(&mut Draw::new(bytes)).encode_to_vec()),
         (Signal::Metrics, generate::metrics(&mut Draw::new(bytes)).encode_to_vec()),
@@ -16,7 +16,7 @@ pub fn requests(bytes: &[u8]) -> [(Signal, Vec<u8>); 3] {
     ]
 }
 
-pub fn bytes() -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![proptest::collection::vec(any::<u8>(), 0..300), proptest::collection::vec(any::<u8>(), 0..6_000)]
 }
 

@@ -20,7 +20,8 @@ pub(crate) fn split(window: &Window, mut owner_of: impl FnMut(&str) -> usize) ->
     let mut owners: HashMap<Text, usize> = HashMap::new();
     let mut building: BTreeMap<usize, Building> = BTreeMap::new();
     for (at, series) in window.table.iter() {
-        let owner = *owners.entry(series.service).or_insert_with(|| owner_of(window.table.texts.get(series.service)));
+        let service = window.table.identity(at).service;
+        let owner = *owners.entry(service).or_insert_with(|| owner_of(window.table.texts.get(service)));
         building.entry(owner).or_insert_with(|| Building::new(window)).push(window, at, series);
     }
     building.into_iter().flat_map(|(owner, building)| building.finish().map(move |message| (owner, message))).collect()
@@ -60,6 +61,7 @@ impl Building {
 
     fn series(&mut self, window: &Window, at: u32, series: &Series) -> RedSeries {
         let table = &window.table;
+        let identity = table.identity(at);
         let values = table.values(at).iter();
         let mut before = 0;
         let (deltas, counts) = series
@@ -73,10 +75,10 @@ impl Building {
             })
             .unzip();
         RedSeries {
-            service: self.string(window, series.service),
-            span_name: self.string(window, series.name),
-            kind: u32::from(series.kind),
-            status: u32::from(series.status),
+            service: self.string(window, identity.service),
+            span_name: self.string(window, identity.name),
+            kind: u32::from(identity.kind),
+            status: u32::from(identity.status),
             dimension_values: if at == OVERFLOW {
                 Vec::new()
             } else {

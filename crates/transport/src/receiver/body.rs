@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http_body::Body as _;
@@ -25,16 +26,19 @@ const COPY_BELOW: usize = 1024;
 /// Charged for a request besides its bytes: its task, its headers, its place in tables.
 pub(super) const REQUEST_OVERHEAD: usize = 4 << 10;
 
-/// What an abandoned body may still have to come for the connection to be kept.
+/// What a refused body may still have to come for it to be waited for, and how long. HTTP/1.1 keeps the
+/// connection that way; on HTTP/2 the peer's frames meet an open stream instead of counting as errors.
 const DRAIN_AT_MOST: u64 = 64 << 10;
+const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
 /// A body that is being read against the clock.
 pub(super) struct BodyReader<'a> {
     body: Incoming,
     pace: &'a BodyConfig,
     clock: Option<Clock>,
-    /// Bytes that have arrived.
+    /// Bytes that have arrived, and bytes that will have when all is well.
     received: u64,
+    expected: Option<u64>,
 }
 
 /// Runs only while the reader has to wait.
@@ -57,12 +61,8 @@ pub(super) struct Message {
 impl<'a> BodyReader<'a> {
     /// Reads `body` at the pace that `pace` asks for.
     pub(super) fn new(body: Incoming, pace: &'a BodyConfig) -> Self {
-        Self { body, pace, clock: None, received: 0 }
-    }
-
-    /// The length that the peer declared.
-    pub(super) fn declared(&self) -> Option<u64> {
-        self.body.size_hint().exact()
+        let expected = body.size_hint().exact();
+        Self { body, pace, clock: None, received: 0, expected }
     }
 
     /// Bytes that have arrived.
@@ -130,7 +130,11 @@ impl<'a> BodyReader<'a> {
             piece = match self.chunk().await? {
                 Some(piece) => piece,
                 None if filled == 0 => {
-                    return Err(Fault::bad("no_message", Code::Internal, "the call carries no message; it takes exactly one"));
+                    return Err(Fault::bad(
+                        "no_message",
+                        Code::Internal,
+                        "the call carries no message; it takes exactly one",
+                    ));
                 }
                 None => return Err(truncated(head.len(), filled)),
             };
@@ -148,6 +152,7 @@ impl<'a> BodyReader<'a> {
             }
         };
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        self.expected = Some(head.len() as u64 + length as u64);
         if length > limit {
             return Err(Fault::too_large(length as u64, limit));
         }
@@ -157,7 +162,11 @@ impl<'a> BodyReader<'a> {
             return Err(truncated(length, data.len()));
         }
         if !rest.is_empty() || self.chunk().await?.is_some() {
-            return Err(Fault::bad("many_messages", Code::Internal, "the call carries more than one message; it takes exactly one"));
+            return Err(Fault::bad(
+                "many_messages",
+                Code::Internal,
+                "the call carries more than one message; it takes exactly one",
+            ));
         }
         Ok(Message { compressed, data })
     }
@@ -185,7 +194,7 @@ impl<'a> BodyReader<'a> {
 
     /// Reads a body over HTTP; `permit` grows before each byte is kept.
     pub(super) async fn whole(&mut self, limit: usize, permit: &mut Permit) -> Result<Bytes, Fault> {
-        if let Some(declared) = self.declared() {
+        if let Some(declared) = self.expected {
             if declared > limit as u64 {
                 return Err(Fault::too_large(declared, limit));
             }
@@ -214,19 +223,24 @@ impl<'a> BodyReader<'a> {
         Ok(buffer::freeze(collected))
     }
 
-    /// Lets a refused body run out when little of it is left, so that the connection can be kept (on
-    /// HTTP/1.1) and the peer's frames meet an open stream (on HTTP/2). True when it ended.
+    /// Lets a refused body run out when little of it is left. True when it ended; what comes is dropped
+    /// at once and needs no permit.
     pub(super) async fn drain(mut self) -> bool {
-        let short = |left: Option<u64>| left.is_none_or(|left| left <= DRAIN_AT_MOST);
-        let end = self.received + DRAIN_AT_MOST;
-        while short(self.declared()) && self.received <= end {
-            match self.chunk().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return true,
-                Err(_) => return false,
-            }
+        let most = self.received + DRAIN_AT_MOST;
+        if self.expected.is_some_and(|expected| expected > most) {
+            return false;
         }
-        false
+        let ended = async {
+            while self.received <= most {
+                match self.chunk().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return true,
+                    Err(_) => return false,
+                }
+            }
+            false
+        };
+        tokio::time::timeout(DRAIN_WAIT, ended).await.unwrap_or(false)
     }
 }
 

@@ -37,6 +37,8 @@ use crate::{AGENT_HEADER, Accepted, Consume, Incoming as Admitted, Kind};
 
 /// The read buffer of an HTTP/1.1 connection at most; it comes out of the connection's window.
 const MAX_HTTP1_BUFFER: usize = 256 << 10;
+/// The smallest limit that HTTP/2 knows for frames (RFC 9113 §6.5.2).
+const MIN_FRAME: u32 = 16 << 10;
 /// Answers that wait for a peer to read them, per stream.
 const SEND_BUFFER: usize = 64 << 10;
 
@@ -72,17 +74,7 @@ pub(super) struct Connection<C> {
 
 impl<C: Consume> Connection<C> {
     async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
-        if grpc::is_grpc(&request) {
-            grpc::export(self, request).await
-        } else {
-            otlp_http::export(self, request).await
-        }
-    }
-
-    /// The agent that forwarded the request.
-    #[expect(clippy::unused_self, reason = "read beside the other facts about a request's sender")]
-    pub(super) fn via_agent(&self, headers: &HeaderMap) -> Option<String> {
-        headers.get(AGENT_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        if grpc::is_grpc(&request) { grpc::export(self, request).await } else { otlp_http::export(self, request).await }
     }
 
     /// Gives an admitted request to the consumer and waits until it is settled.
@@ -117,6 +109,11 @@ impl<C: Consume> Connection<C> {
         }
         response
     }
+}
+
+/// The agent that forwarded a request.
+pub(super) fn via_agent(headers: &HeaderMap) -> Option<String> {
+    headers.get(AGENT_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 /// Serves `stream` until it ends; `meter` counts why.
@@ -155,7 +152,7 @@ pub(super) async fn serve<C: Consume>(
         }
         loop {
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
-                eprintln!("RESULT {result:?}"); return Poll::Ready(ending.map_or_else(|| why(&result), |(reason, _)| reason));
+                return Poll::Ready(ending.map_or_else(|| why(&result), |(reason, _)| reason));
             }
             let due = match ending {
                 Some((reason, at)) => at.map(|at| (at, Due::Close(reason))),
@@ -181,7 +178,7 @@ pub(super) async fn serve<C: Consume>(
             }
         }
     });
-    meter.reason = ended.await; eprintln!("ENDED {} {peer}", meter.reason);
+    meter.reason = ended.await;
 }
 
 /// The settings of one connection; `window` is what its peer may send ahead.
@@ -199,7 +196,7 @@ fn builder(config: &GrpcConfig, window: u32) -> Builder<TokioExecutor> {
         .auto_date_header(false)
         .initial_connection_window_size(window)
         .initial_stream_window_size(window.min(http2.stream_window))
-        .max_frame_size(http2.max_frame_size.min(window))
+        .max_frame_size(http2.max_frame_size.min((window / 4).max(MIN_FRAME)))
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_header_list_size(http2.max_header_list_size)
         .max_pending_accept_reset_streams(http2.max_pending_reset_streams)

@@ -2,8 +2,8 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
@@ -39,7 +39,10 @@ impl Cors {
         let mut response = Response::new(Reply::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let answer = response.headers_mut();
-        answer.insert(VARY, HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"));
+        answer.insert(
+            VARY,
+            HeaderValue::from_static("Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+        );
         let origin = self.allowed_origin(headers)?;
         let asked_headers = headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
         let asks_for_post = headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|method| method == "POST");
@@ -74,14 +77,22 @@ impl Cors {
     pub(super) fn allowed_origin<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
         let value = headers.get(ORIGIN)?;
         let origin = value.to_str().ok()?.to_ascii_lowercase();
-        self.config.allowed_origins.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &origin)).then_some(value)
+        self.config
+            .allowed_origins
+            .iter()
+            .any(|pattern| matches(&pattern.to_ascii_lowercase(), &origin))
+            .then_some(value)
     }
 
     fn allows_headers(&self, asked: &HeaderValue) -> bool {
         let Ok(asked) = asked.to_str() else { return false };
         asked.split(',').map(str::trim).filter(|name| !name.is_empty()).all(|name| {
             SAFELISTED.iter().any(|safe| safe.eq_ignore_ascii_case(name))
-                || self.config.allowed_headers.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(name))
+                || self
+                    .config
+                    .allowed_headers
+                    .iter()
+                    .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(name))
         })
     }
 }

@@ -196,7 +196,9 @@ pub(super) async fn decompress(
             (Decoder::Inflate(Inflater::zlib(input)), guess)
         }
         Encoding::Zstd => match zstandard::frame(&input) {
-            Some(frame) if frame.content.is_some_and(|content| content <= ONE_SHOT.min(limit) && content <= believed) => {
+            Some(frame)
+                if frame.content.is_some_and(|content| content <= ONE_SHOT.min(limit) && content <= believed) =>
+            {
                 let content = frame.content.unwrap_or_default();
                 return zstandard::one_shot(&input, Output::new(encoding, content, limit, permit)?);
             }
@@ -247,9 +249,7 @@ fn snappy_block(input: &[u8], limit: usize, permit: &mut Permit) -> Result<Bytes
     pay(length, permit)?;
     let mut buffer = room(length, permit);
     buffer.resize(length, 0);
-    snap::raw::Decoder::new()
-        .decompress(input, &mut buffer)
-        .map_err(|error| Fault::corrupt("snappy", error))?;
+    snap::raw::Decoder::new().decompress(input, &mut buffer).map_err(|error| Fault::corrupt("snappy", error))?;
     Ok(buffer::freeze(buffer))
 }
 

@@ -76,7 +76,8 @@ impl Fault {
 
     /// Larger than the limit once decompressed (or re-encoded).
     pub(super) fn too_large_decompressed(limit: usize) -> Self {
-        let message = format!("the body is larger than the limit of {limit} bytes when decompressed; send smaller batches");
+        let message =
+            format!("the body is larger than the limit of {limit} bytes when decompressed; send smaller batches");
         Self::bad("too_large_decompressed", Code::ResourceExhausted, message)
     }
 

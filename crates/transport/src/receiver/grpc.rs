@@ -11,7 +11,7 @@ use mirador_otlp::Signal;
 use tonic::Code;
 
 use super::body::{BodyReader, REQUEST_OVERHEAD};
-use super::connection::Connection;
+use super::connection::{Connection, via_agent};
 use super::decompress::{Encoding, decompress};
 use super::fault::Fault;
 use super::metrics::{RequestMeter, Transport};
@@ -84,7 +84,9 @@ pub(super) async fn export<C: Consume>(connection: &Connection<C>, request: Requ
 fn not_grpc<B>(request: &Request<B>) -> Option<NotGrpc> {
     let content_type = request.headers().get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let suffix = content_type.strip_prefix(b"application/grpc");
-    if !suffix.is_some_and(|suffix| matches!(suffix, b"" | b"+proto") || suffix.starts_with(b";") || suffix.starts_with(b"+proto;")) {
+    if !suffix.is_some_and(|suffix| {
+        matches!(suffix, b"" | b"+proto") || suffix.starts_with(b";") || suffix.starts_with(b"+proto;")
+    }) {
         let message = "415 unsupported media type, supported: [application/grpc, application/grpc+proto]\n";
         return Some(NotGrpc(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message));
     }
@@ -111,7 +113,7 @@ fn call<B, C: Consume>(connection: &Connection<C>, request: &Request<B>) -> Resu
         let message = format!("grpc-encoding {name:?} is not supported; supported: {GRPC_ENCODINGS}");
         return Err(Fault::bad("encoding_unknown", Code::Unimplemented, message));
     };
-    Ok(Call { kind, encoding, via_agent: connection.via_agent(request.headers()) })
+    Ok(Call { kind, encoding, via_agent: via_agent(request.headers()) })
 }
 
 async fn settle<C: Consume>(

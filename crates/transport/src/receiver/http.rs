@@ -13,7 +13,7 @@ use mirador_service::memory::Permit;
 use tonic::Code;
 
 use super::body::{BodyReader, REQUEST_OVERHEAD};
-use super::connection::Connection;
+use super::connection::{Connection, via_agent};
 use super::decompress::{Encoding, decompress};
 use super::fault::Fault;
 use super::json;
@@ -117,7 +117,7 @@ fn call<C: Consume>(
     } else {
         Err(Fault::not_configured(Kind::Otlp(signal)))
     };
-    Ok(Call { signal, format, encoding, via_agent: connection.via_agent(request.headers()) })
+    Ok(Call { signal, format, encoding, via_agent: via_agent(request.headers()) })
 }
 
 /// The format that the content type names; parameters are ignored.

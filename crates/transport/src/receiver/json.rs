@@ -46,7 +46,9 @@ pub(super) fn to_protobuf(signal: Signal, json: &[u8], limit: usize, permit: &mu
     match (read, fault) {
         (Ok(()), _) => Ok(buffer::freeze(buffer)),
         (Err(_), Some(fault)) => Err(fault),
-        (Err(error), None) => Err(Fault::bad("json", Code::InvalidArgument, format!("the body is not OTLP/JSON: {error}"))),
+        (Err(error), None) => {
+            Err(Fault::bad("json", Code::InvalidArgument, format!("the body is not OTLP/JSON: {error}")))
+        }
     }
 }
 

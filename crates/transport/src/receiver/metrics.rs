@@ -157,14 +157,10 @@ impl Meters {
             "mirador_receiver_requests",
             "Requests by outcome: ok, partial (some items left out), refused, cancelled (the client went away)",
         );
-        let wire: Family<KindLabels, Counter> = registry.counter_family(
-            "mirador_receiver_wire_bytes",
-            "Bytes of request bodies as they arrived",
-        );
-        let body: Family<KindLabels, Counter> = registry.counter_family(
-            "mirador_receiver_body_bytes",
-            "Bytes of request bodies as protobuf, decompressed",
-        );
+        let wire: Family<KindLabels, Counter> =
+            registry.counter_family("mirador_receiver_wire_bytes", "Bytes of request bodies as they arrived");
+        let body: Family<KindLabels, Counter> =
+            registry.counter_family("mirador_receiver_body_bytes", "Bytes of request bodies as protobuf, decompressed");
         let in_flight: Family<TransportLabels, Gauge> =
             registry.gauge_family("mirador_receiver_in_flight", "Requests that are being received or settled");
         let cell = |kind: &'static str, transport: &'static str| {
@@ -187,9 +183,8 @@ impl Meters {
                 "mirador_receiver_refused",
                 "Requests that were not taken, by reason; each is counted under one",
             ),
-            in_flight: Transport::ALL.map(|transport| {
-                in_flight.get_or_create_owned(&TransportLabels { transport: transport.as_str() })
-            }),
+            in_flight: Transport::ALL
+                .map(|transport| in_flight.get_or_create_owned(&TransportLabels { transport: transport.as_str() })),
             connections: registry.gauge_family("mirador_receiver_connections", "Open connections by listener"),
             opened: registry.counter_family("mirador_receiver_connections_opened", "Connections that were let in"),
             turned_away: registry.counter_family(
@@ -280,14 +275,22 @@ impl RequestMeter {
     /// It was taken, with or without items left out.
     pub(super) fn accepted(mut self, partial: bool) {
         let cell = self.meters.cell(self.kind, self.transport);
-        if partial { cell.partial.inc() } else { cell.ok.inc() };
+        if partial {
+            cell.partial.inc()
+        } else {
+            cell.ok.inc()
+        };
         self.settled = true;
     }
 
     /// It was not taken.
     pub(super) fn refused(mut self, reason: &'static str) {
         let cell = self.meters.cell(self.kind, self.transport);
-        if reason == "client_gone" { cell.cancelled.inc() } else { cell.refused.inc() };
+        if reason == "client_gone" {
+            cell.cancelled.inc()
+        } else {
+            cell.refused.inc()
+        };
         self.count_reason(reason);
         self.settled = true;
     }

@@ -72,6 +72,10 @@ impl Body for Reply {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.trailers.is_some() {
+            // gRPC frames its own length; a content length would only be one more header.
+            return SizeHint::default();
+        }
         SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.len() as u64))
     }
 }
@@ -200,12 +204,8 @@ fn status_protobuf(fault: &Fault) -> Vec<u8> {
         // The details of a tonic status are this very message, encoded.
         return tonic::Status::with_error_details(fault.http_code(), message, details).details().to_vec();
     }
-    tonic_types::pb::Status {
-        code: fault.http_code() as i32,
-        message: message.to_owned(),
-        details: Vec::new(),
-    }
-    .encode_to_vec()
+    tonic_types::pb::Status { code: fault.http_code() as i32, message: message.to_owned(), details: Vec::new() }
+        .encode_to_vec()
 }
 
 fn status_json(fault: &Fault) -> Vec<u8> {

@@ -77,10 +77,9 @@ impl AsyncWrite for Socket {
                 return Poll::Ready(Ok(()));
             }
         }
-        let closing = this.closing.get_or_insert_with(|| Closing {
-            timer: Box::pin(tokio::time::sleep(LINGER)),
-            left: LINGER_BYTES,
-        });
+        let closing = this
+            .closing
+            .get_or_insert_with(|| Closing { timer: Box::pin(tokio::time::sleep(LINGER)), left: LINGER_BYTES });
         let mut scratch = [0_u8; 16 << 10];
         while closing.left > 0 && closing.timer.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut scratch);

@@ -7,6 +7,9 @@
 //! up to more than `M`, the first connections get wide windows, and many connections still fit. With a
 //! budget of 512 MiB, `M` is 128 MiB: 1,024 connections, and 8 MiB for the first one.
 //!
+//! Besides its window a connection may hold one frame that is not complete, a quarter of the window at
+//! most, and on HTTP/1.1 its read buffer instead of both.
+//!
 //! A window is the worst case and not the usual one: a body is read as soon as its permit is granted
 //! and dropped as soon as it is refused, so windows only fill while the process has no CPU to poll.
 

@@ -5,15 +5,15 @@
 //! everything that cannot work, not only the first.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use mirador_ring::Placement;
 use mirador_service::backoff;
 use mirador_service::duration::GoDuration;
+use mirador_service::secret::Secret;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// The port that is dialled for an owner whose name carries none.
 pub const DEFAULT_PORT: u16 = 4317;
@@ -226,35 +226,6 @@ impl Default for ConnectionConfig {
             keepalive_timeout: Duration::from_secs(5),
             max_send_buffer_bytes: 1 << 20,
         }
-    }
-}
-
-/// A value that is used but never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a value.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself, for the wire only.
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("[REDACTED]")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("[REDACTED]")
     }
 }
 

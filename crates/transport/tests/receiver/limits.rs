@@ -17,7 +17,9 @@ const LENGTH: (&str, &str) = ("content-length", "200000");
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 
 /// A raw HTTP/2 client whose streams are written by hand.
-async fn raw(address: std::net::SocketAddr) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
+async fn raw(
+    address: std::net::SocketAddr,
+) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), h2::Error>>) {
     let stream = TcpStream::connect(address).await.expect("it listens");
     let (client, connection) = h2::client::handshake(stream).await.expect("it speaks HTTP/2");
     (client, tokio::spawn(connection))
@@ -58,7 +60,10 @@ async fn without_memory_a_call_is_refused_before_its_body_is_sent_and_the_connec
     let mut plain = H1::connect(rig.http).await;
     plain.write((head("POST", "/v1/traces", &[PROTOBUF, LENGTH]) + "\r\n").as_bytes()).await;
     let answer = plain.answer().await;
-    assert_eq!((answer.status, answer.header("retry-after"), answer.header("connection")), (503, Some("1"), Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("retry-after"), answer.header("connection")),
+        (503, Some("1"), Some("close"))
+    );
     assert_eq!((answer.rpc_status().code, rig.refused("memory")), (Code::Unavailable as i32, 2));
     plain.closed().await;
     // A short body runs out and the connection is kept, as on HTTP/2.
@@ -80,9 +85,7 @@ async fn without_memory_a_call_is_refused_before_its_body_is_sent_and_the_connec
 #[tokio::test]
 async fn overload_on_either_protocol_holds_no_more_than_the_budget() {
     let limit = 2 << 20;
-    let mut config = config();
-    config.connections.connection_memory_mib = Some(64);
-    let rig = Rig::with(config, limit).await;
+    let rig = Rig::with(config(), limit).await;
     rig.behave(Behaviour::Hold);
     let body = vec![0; 200 << 10];
     let mut calls = Vec::new();
@@ -133,7 +136,10 @@ async fn a_body_that_trickles_is_given_up() {
     let mut plain = H1::connect(rig.http).await;
     plain.write((head("POST", "/v1/traces", &[PROTOBUF, LENGTH]) + "\r\nabc").as_bytes()).await;
     let answer = plain.answer().await;
-    assert_eq!((answer.status, answer.header("retry-after"), answer.header("connection")), (503, Some("1"), Some("close")));
+    assert_eq!(
+        (answer.status, answer.header("retry-after"), answer.header("connection")),
+        (503, Some("1"), Some("close"))
+    );
     assert_eq!(rig.refused("body_stalled"), 2);
     plain.closed().await;
     rig.settled().await;
@@ -198,8 +204,8 @@ async fn a_client_that_goes_away_frees_everything_at_once() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let mut config = config();
-    config.protocols.grpc.keepalive.server_parameters.max_connection_idle = Duration::from_millis(150);
-    config.protocols.http.idle_timeout = Duration::from_millis(150);
+    config.protocols.grpc.keepalive.server_parameters.max_connection_idle = Duration::from_millis(600);
+    config.protocols.http.idle_timeout = Duration::from_millis(600);
     let rig = Rig::with(config, 4 << 20).await;
     rig.behave(Behaviour::Hold);
     let mut busy = H2::connect(rig.grpc).await;
@@ -217,7 +223,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     until("the second call is held", || rig.given_count() == 2).await;
     mute.closed().await;
     until("the silent ones are closed", || silent.is_closed() && probe.is_closed()).await;
-    assert_eq!(rig.closed("idle"), 3);
+    until("they are counted", || rig.closed("idle") == 3).await;
     rig.consumer.gate.add_permits(1);
     assert_eq!(used.answer().await.status, 200, "a call in flight is not idle");
     used.closed().await;
@@ -245,20 +251,65 @@ async fn a_header_that_does_not_finish_is_given_up() {
     until("the second header counts as the first", || rig.closed("header_timeout") == 4).await;
 }
 
+/// Waits until the peer has told this client not to begin another call.
+async fn told_to_go(client: &h2::client::SendRequest<Bytes>) {
+    let told = async {
+        while client.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    soon("the client is told to go", told).await;
+}
+
+/// Sends a sound call whose answer is waited for elsewhere.
+async fn begin(rig: &Rig, client: &h2::client::SendRequest<Bytes>) -> h2::client::ResponseFuture {
+    let mut client = client.clone().ready().await.expect("it is ready");
+    let (response, mut body) = client.send_request(call(rig.grpc), false).expect("a stream");
+    body.send_data(frame(0, &traces(1)), true).expect("it is open");
+    response
+}
+
+/// The status in the trailers of a call that was answered.
+async fn finish(response: h2::client::ResponseFuture) -> Option<String> {
+    let response = soon("an answer", response).await.expect("the call is finished");
+    let mut body = response.into_body();
+    while let Some(data) = body.data().await {
+        let data = data.expect("the answer is whole");
+        body.flow_control().release_capacity(data.len()).expect("it was received");
+    }
+    let trailers = body.trailers().await.expect("the answer is whole")?;
+    Some(trailers.get("grpc-status")?.to_str().ok()?.to_owned())
+}
+
 #[tokio::test]
 async fn an_old_connection_is_asked_to_go_and_its_calls_finish() {
     let mut config = config();
     config.protocols.grpc.keepalive.server_parameters.max_connection_age = Duration::from_millis(200);
     let rig = Rig::with(config, 4 << 20).await;
     rig.behave(Behaviour::Hold);
-    let mut client = H2::connect(rig.grpc).await;
-    let probe = client.clone();
-    let held = tokio::spawn(async move { client.export(TRACES, &traces(1)).await });
-    until("the client was asked to go", || probe.is_closed()).await;
-    assert_eq!(rig.given_count(), 1);
+    let (client, _connection) = raw(rig.grpc).await;
+    let held = begin(&rig, &client).await;
+    told_to_go(&client).await;
+    assert_eq!((rig.given_count(), rig.closed("age")), (1, 0));
     rig.consumer.gate.add_permits(1);
-    assert_eq!(held.await.expect("it ran").grpc_status(), Some(0));
+    assert_eq!(finish(held).await.as_deref(), Some("0"));
     until("it went", || rig.closed("age") == 1).await;
+}
+
+#[tokio::test]
+async fn an_old_connection_that_does_not_go_is_dropped_after_its_grace() {
+    let mut config = config();
+    let parameters = &mut config.protocols.grpc.keepalive.server_parameters;
+    parameters.max_connection_age = Duration::from_millis(50);
+    parameters.max_connection_age_grace = Duration::from_millis(50);
+    let rig = Rig::with(config, 4 << 20).await;
+    rig.behave(Behaviour::Hold);
+    let (client, _connection) = raw(rig.grpc).await;
+    let held = begin(&rig, &client).await;
+    until("it is dropped", || rig.closed("age") == 1).await;
+    assert!(soon("the connection's end", held).await.is_err());
+    assert_eq!(rig.refused("client_gone"), 1, "its call is counted as lost");
+    rig.settled().await;
 }
 
 #[tokio::test]
@@ -324,7 +375,11 @@ async fn connections_share_a_fixed_amount_of_memory() {
     let mut open = Vec::new();
     for _ in 0..8 {
         let mut client = H1::connect(rig.http).await;
-        assert_eq!(client.post("/v1/traces", &[], &vec![0; 100 << 10]).await.status, 400, "large bodies pass small buffers");
+        assert_eq!(
+            client.post("/v1/traces", &[], &vec![0; 100 << 10]).await.status,
+            400,
+            "large bodies pass small buffers"
+        );
         open.push(client);
     }
     H1::connect(rig.http).await.closed().await;
@@ -348,15 +403,15 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
     let rig = Rig::with(config(), 4 << 20).await;
     rig.behave(Behaviour::Hold);
     let mut idle = H1::connect(rig.http).await;
-    let idle_h2 = H2::connect(rig.grpc).await;
-    let mut client = H2::connect(rig.grpc).await;
-    let probe = client.clone();
-    let held = tokio::spawn(async move { client.export(TRACES, &traces(1)).await });
+    let (idle_h2, _idle_connection) = raw(rig.grpc).await;
+    let (client, _connection) = raw(rig.grpc).await;
+    let held = begin(&rig, &client).await;
     let mut plain = H1::connect(rig.http).await;
     plain.write((head("POST", "/v1/traces", &[PROTOBUF, ("content-length", "0")]) + "\r\n").as_bytes()).await;
     until("both are held", || rig.given_count() == 2).await;
     rig.drain.start();
-    until("HTTP/2 peers are told", || probe.is_closed() && idle_h2.is_closed()).await;
+    told_to_go(&client).await;
+    told_to_go(&idle_h2).await;
     idle.closed().await;
     until("the ports are closed", || {
         std::net::TcpStream::connect(rig.grpc).is_err() && std::net::TcpStream::connect(rig.http).is_err()
@@ -364,7 +419,7 @@ async fn a_drain_finishes_what_is_in_flight_and_takes_nothing_new() {
     .await;
     assert!(!rig.task.is_finished());
     rig.consumer.gate.add_permits(2);
-    assert_eq!(held.await.expect("it ran").grpc_status(), Some(0));
+    assert_eq!(finish(held).await.as_deref(), Some("0"));
     let answer = plain.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     plain.closed().await;
@@ -396,7 +451,8 @@ async fn a_configuration_that_cannot_work_is_told_before_anything_is_bound() {
     wrong.protocols.grpc.http2.max_frame_size = 1;
     wrong.body.read_timeout = Duration::ZERO;
     let bind = |config| {
-        let (budget, drain) = (mirador_service::memory::Budget::new(1 << 20), mirador_service::drain::Drain::new(Duration::ZERO));
+        let (budget, drain) =
+            (mirador_service::memory::Budget::new(1 << 20), mirador_service::drain::Drain::new(Duration::ZERO));
         async move { Receiver::bind(config, budget, &mirador_service::metrics::Registry::new(), drain).await }
     };
     let Err(BindError::Config(problems)) = bind(wrong).await else { panic!("it must be refused") };

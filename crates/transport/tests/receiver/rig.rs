@@ -43,10 +43,8 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// Waits for `future`, but not for ever.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("it did not happen: {what}"),
-    }
+    let Ok(value) = tokio::time::timeout(PATIENCE, future).await else { panic!("it did not happen: {what}") };
+    value
 }
 
 /// What the consumer does.
@@ -125,10 +123,12 @@ pub(crate) struct Rig {
 /// A configuration on free ports with small sizes: 1 MiB messages, 256 KiB bodies.
 pub(crate) fn config() -> Config {
     let mut config = Config::default();
-    config.protocols.grpc.endpoint = "127.0.0.1:0".to_owned();
-    config.protocols.http.endpoint = "127.0.0.1:0".to_owned();
+    "127.0.0.1:0".clone_into(&mut config.protocols.grpc.endpoint);
+    "127.0.0.1:0".clone_into(&mut config.protocols.http.endpoint);
     config.protocols.grpc.max_recv_msg_size_mib = 1;
     config.protocols.http.max_request_body_size = 256 << 10;
+    // Enough for every connection, whatever the budget of the test.
+    config.connections.connection_memory_mib = Some(64);
     config
 }
 
@@ -172,7 +172,8 @@ impl Rig {
     /// The sum of the series whose name begins with `prefix` and whose labels hold all of `labels`.
     pub(crate) fn count(&self, prefix: &str, labels: &[&str]) -> u64 {
         let page = self.registry.encode();
-        let lines = page.lines().filter(|line| line.starts_with(prefix) && labels.iter().all(|label| line.contains(label)));
+        let lines =
+            page.lines().filter(|line| line.starts_with(prefix) && labels.iter().all(|label| line.contains(label)));
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
 
@@ -312,9 +313,8 @@ impl H1 {
 
     /// Sends a request with a length, and reads the answer.
     pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut request = head(method, path, headers);
-        request += &format!("content-length: {}\r\n\r\n", body.len());
-        let mut bytes = request.into_bytes();
+        let request = head(method, path, headers);
+        let mut bytes = format!("{request}content-length: {}\r\n\r\n", body.len()).into_bytes();
         bytes.extend_from_slice(body);
         self.write(&bytes).await;
         self.answer().await
@@ -337,7 +337,9 @@ impl H1 {
                     let fields: HashMap<_, _> = response
                         .headers
                         .iter()
-                        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned()))
+                        .map(|header| {
+                            (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
+                        })
                         .collect();
                     let length = fields.get("content-length").map_or(0, |length| length.parse().expect("a number"));
                     if self.read.len() >= start + length {
@@ -372,7 +374,7 @@ impl H1 {
 pub(crate) fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> String {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
     for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
+        head.extend([name, ": ", value, "\r\n"]);
     }
     head
 }

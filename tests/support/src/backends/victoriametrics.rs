@@ -95,12 +95,7 @@ impl VictoriaMetrics {
 
     /// An instant query in `MetricsQL` at a Unix time in seconds; caches are not asked.
     pub async fn query(&self, query: &str, at: f64) -> Result<Vec<Sample>> {
-        let url = format!("{}/api/v1/query", self.url);
-        let at = at.to_string();
-        let parameters = [("query", query), ("time", &at), ("nocache", "1")];
-        let answer = client::json(client::client()?.post(url).form(&parameters)).await?;
-        let result = answer["data"]["result"].as_array().context("no result")?;
-        result.iter().map(sample).collect()
+        self::query(&self.url, query, Some(at)).await
     }
 
     /// Every stored sample of the series that `selector` names (`{__name__=~".+"}` for all of them).
@@ -116,6 +111,17 @@ impl VictoriaMetrics {
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(line.map(str::parse).transpose()?)
     }
+}
+
+/// An instant query in `MetricsQL` to the VictoriaMetrics at `url`, at a Unix time in seconds or now;
+/// caches are not asked.
+pub async fn query(url: &str, query: &str, at: Option<f64>) -> Result<Vec<Sample>> {
+    let at = at.map(|at| at.to_string());
+    let mut parameters = vec![("query", query), ("nocache", "1")];
+    parameters.extend(at.as_deref().map(|at| ("time", at)));
+    let answer = client::json(client::client()?.post(format!("{url}/api/v1/query")).form(&parameters)).await?;
+    let result = answer["data"]["result"].as_array().context("no result")?;
+    result.iter().map(sample).collect()
 }
 
 impl Deref for VictoriaMetrics {

@@ -41,13 +41,16 @@ fn a_page_without_a_map_is_found() {
 }
 
 #[test]
-fn a_test_that_holds_an_invariant_exists() {
-    let page =
-        "# Invariants\n1 Fine: `ring::one_two_three`, `otel_x`.\n2 Not: `gone_one_two`.\n# Else\n`other_one_two`\n";
+fn what_holds_an_invariant_exists() {
+    let page = "# Invariants\n1 Fine: `ring::one_two_three`, `otel_x`, `crates/*`, `agent/tests`.\n2 Not: `gone_one_two`.\n\
+        3 Nor: `tests/gone.rs`.\n# Else\n`other_one_two`\n";
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("agent/tests")).unwrap();
     let files = files(&[("crates/ring/src/tests.rs", "fn one_two_three() {}")]);
-    let found = messages(&invariant_tests(page, &files));
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("ARCHITECTURE.md:3 no test is called gone_one_two"), "{found:?}");
+    let found = messages(&invariant_tests(root.path(), page, &files));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("ARCHITECTURE.md:3 gone_one_two does not exist"), "{found:?}");
+    assert!(found[1].starts_with("ARCHITECTURE.md:4 tests/gone.rs does not exist"), "{found:?}");
 }
 
 #[test]

@@ -31,9 +31,7 @@ impl Context {
         let kept = CONTEXTS.with_borrow_mut(Vec::pop);
         Self(Some(kept.unwrap_or_else(|| {
             let mut context = DCtx::create();
-            context
-                .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
-                .expect("the limit is one that zstd knows");
+            context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).expect("the limit is one that zstd knows");
             context
         })))
     }

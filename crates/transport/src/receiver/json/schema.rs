@@ -92,8 +92,8 @@ macro_rules! messages {
 }
 
 use Type::{
-    Base64, Bool, Double, Enum, Fixed32, Fixed64, Hex, Int32, Int64, Message as Nested, Sfixed64, Sint32, String, Uint32,
-    Uint64,
+    Base64, Bool, Double, Enum, Fixed32, Fixed64, Hex, Int32, Int64, Message as Nested, Sfixed64, Sint32, String,
+    Uint32, Uint64,
 };
 
 const SPAN_KIND: Type = Enum("SPAN_KIND_", &["UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"]);
@@ -102,9 +102,31 @@ const TEMPORALITY: Type = Enum("AGGREGATION_TEMPORALITY_", &["UNSPECIFIED", "DEL
 const SEVERITY: Type = Enum(
     "SEVERITY_NUMBER_",
     &[
-        "UNSPECIFIED", "TRACE", "TRACE2", "TRACE3", "TRACE4", "DEBUG", "DEBUG2", "DEBUG3", "DEBUG4", "INFO", "INFO2",
-        "INFO3", "INFO4", "WARN", "WARN2", "WARN3", "WARN4", "ERROR", "ERROR2", "ERROR3", "ERROR4", "FATAL", "FATAL2",
-        "FATAL3", "FATAL4",
+        "UNSPECIFIED",
+        "TRACE",
+        "TRACE2",
+        "TRACE3",
+        "TRACE4",
+        "DEBUG",
+        "DEBUG2",
+        "DEBUG3",
+        "DEBUG4",
+        "INFO",
+        "INFO2",
+        "INFO3",
+        "INFO4",
+        "WARN",
+        "WARN2",
+        "WARN3",
+        "WARN4",
+        "ERROR",
+        "ERROR2",
+        "ERROR3",
+        "ERROR4",
+        "FATAL",
+        "FATAL2",
+        "FATAL3",
+        "FATAL4",
     ],
 );
 

@@ -89,13 +89,19 @@ fn enums_may_be_numbers_or_names_and_unknown_numbers_stay() {
     assert_eq!(span(r#"{"kind":77}"#).kind, 77);
     assert_eq!(span(r#"{"kind":-1}"#).kind, -1);
     assert_eq!(span(r#"{"status":{"code":"STATUS_CODE_ERROR"}}"#).status.expect("a status").code, 2);
-    assert!(refused(Signal::Traces, r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"CLIENT"}]}]}]}"#).contains("kind"));
+    assert!(
+        refused(Signal::Traces, r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"CLIENT"}]}]}]}"#)
+            .contains("kind")
+    );
 }
 
 #[test]
 fn bytes_are_base64_of_either_alphabet_with_or_without_padding() {
     for text in ["-_8=", "+/8=", "+/8", "-_8"] {
-        assert_eq!(value(&format!(r#"{{"bytesValue":"{text}"}}"#)), Some(any_value::Value::BytesValue(vec![0xfb, 0xff])));
+        assert_eq!(
+            value(&format!(r#"{{"bytesValue":"{text}"}}"#)),
+            Some(any_value::Value::BytesValue(vec![0xfb, 0xff]))
+        );
     }
 }
 
@@ -122,7 +128,14 @@ fn escaped_keys_and_text_are_unescaped() {
 #[test]
 fn what_is_not_otlp_json_is_refused_with_its_place() {
     for json in [
-        "{", "[]", "1", r#""text""#, "{}{}", r#"{"resourceSpans":{}}"#, r#"{"resourceSpans":[[]]}"#, r#"{"resourceSpans":[1]}"#,
+        "{",
+        "[]",
+        "1",
+        r#""text""#,
+        "{}{}",
+        r#"{"resourceSpans":{}}"#,
+        r#"{"resourceSpans":[[]]}"#,
+        r#"{"resourceSpans":[1]}"#,
         r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"xyz0"}]}]}]}"#,
         r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"abc"}]}]}]}"#,
         r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":7}]}]}]}"#,
@@ -204,10 +217,8 @@ fn resource() -> impl Strategy<Value = Option<Resource>> {
         description_keys: id_keys.clone(),
         id_keys,
     });
-    option::of((attributes(), any::<u32>(), vec(entity, 0..2)).prop_map(|(attributes, dropped, entity_refs)| Resource {
-        attributes,
-        dropped_attributes_count: dropped,
-        entity_refs,
+    option::of((attributes(), any::<u32>(), vec(entity, 0..2)).prop_map(|(attributes, dropped, entity_refs)| {
+        Resource { attributes, dropped_attributes_count: dropped, entity_refs }
     }))
 }
 
@@ -241,43 +252,50 @@ fn a_span() -> impl Strategy<Value = trace::Span> {
         (any::<u64>(), any::<u64>(), any::<[u32; 4]>()),
         (attributes(), vec(event, 0..3), vec(link, 0..3), status),
     )
-        .prop_map(|((trace_id, span_id, parent_span_id, trace_state, name, kind), (start, end, n), rest)| trace::Span {
-            trace_id,
-            span_id,
-            parent_span_id,
-            trace_state,
-            name,
-            kind,
-            start_time_unix_nano: start,
-            end_time_unix_nano: end,
-            attributes: rest.0,
-            events: rest.1,
-            links: rest.2,
-            status: rest.3,
-            dropped_attributes_count: n[0],
-            dropped_events_count: n[1],
-            dropped_links_count: n[2],
-            flags: n[3],
+        .prop_map(|((trace_id, span_id, parent_span_id, trace_state, name, kind), (start, end, n), rest)| {
+            trace::Span {
+                trace_id,
+                span_id,
+                parent_span_id,
+                trace_state,
+                name,
+                kind,
+                start_time_unix_nano: start,
+                end_time_unix_nano: end,
+                attributes: rest.0,
+                events: rest.1,
+                links: rest.2,
+                status: rest.3,
+                dropped_attributes_count: n[0],
+                dropped_events_count: n[1],
+                dropped_links_count: n[2],
+                flags: n[3],
+            }
         })
 }
 
 fn a_record() -> impl Strategy<Value = logs::LogRecord> {
-    ((any::<[u64; 2]>(), 0..25, ".{0,5}", option::of(any_value())), (attributes(), any::<[u32; 2]>(), id(16), id(8), ".{0,5}"))
-        .prop_map(|((times, severity_number, severity_text, body), (attributes, n, trace_id, span_id, event_name))| {
-            logs::LogRecord {
-                time_unix_nano: times[0],
-                observed_time_unix_nano: times[1],
-                severity_number,
-                severity_text,
-                body,
-                attributes,
-                dropped_attributes_count: n[0],
-                flags: n[1],
-                trace_id,
-                span_id,
-                event_name,
-            }
-        })
+    (
+        (any::<[u64; 2]>(), 0..25, ".{0,5}", option::of(any_value())),
+        (attributes(), any::<[u32; 2]>(), id(16), id(8), ".{0,5}"),
+    )
+        .prop_map(
+            |((times, severity_number, severity_text, body), (attributes, n, trace_id, span_id, event_name))| {
+                logs::LogRecord {
+                    time_unix_nano: times[0],
+                    observed_time_unix_nano: times[1],
+                    severity_number,
+                    severity_text,
+                    body,
+                    attributes,
+                    dropped_attributes_count: n[0],
+                    flags: n[1],
+                    trace_id,
+                    span_id,
+                    event_name,
+                }
+            },
+        )
 }
 
 fn float() -> impl Strategy<Value = f64> {
@@ -287,9 +305,15 @@ fn float() -> impl Strategy<Value = f64> {
 fn exemplar() -> impl Strategy<Value = metrics::Exemplar> {
     use metrics::exemplar::Value;
     let value = prop_oneof![float().prop_map(Value::AsDouble), any::<i64>().prop_map(Value::AsInt)];
-    (attributes(), any::<u64>(), id(8), id(16), value).prop_map(|(filtered_attributes, time, span_id, trace_id, value)| {
-        metrics::Exemplar { filtered_attributes, time_unix_nano: time, span_id, trace_id, value: Some(value) }
-    })
+    (attributes(), any::<u64>(), id(8), id(16), value).prop_map(
+        |(filtered_attributes, time, span_id, trace_id, value)| metrics::Exemplar {
+            filtered_attributes,
+            time_unix_nano: time,
+            span_id,
+            trace_id,
+            value: Some(value),
+        },
+    )
 }
 
 fn number_point() -> impl Strategy<Value = metrics::NumberDataPoint> {
@@ -309,7 +333,15 @@ fn number_point() -> impl Strategy<Value = metrics::NumberDataPoint> {
 
 fn histogram_point() -> impl Strategy<Value = metrics::HistogramDataPoint> {
     let floats = [option::of(float()), option::of(float()), option::of(float())];
-    (attributes(), any::<[u64; 3]>(), floats, vec(any::<u64>(), 0..5), vec(float(), 0..4), vec(exemplar(), 0..2), any::<u32>())
+    (
+        attributes(),
+        any::<[u64; 3]>(),
+        floats,
+        vec(any::<u64>(), 0..5),
+        vec(float(), 0..4),
+        vec(exemplar(), 0..2),
+        any::<u32>(),
+    )
         .prop_map(|(attributes, n, [sum, min, max], bucket_counts, explicit_bounds, exemplars, flags)| {
             metrics::HistogramDataPoint {
                 attributes,
@@ -370,9 +402,11 @@ fn a_metric() -> impl Strategy<Value = metrics::Metric> {
     );
     let data = prop_oneof![
         vec(number_point(), 0..3).prop_map(|data_points| Data::Gauge(metrics::Gauge { data_points })),
-        (vec(number_point(), 0..3), 0..3, any::<bool>()).prop_map(|(data_points, aggregation_temporality, is_monotonic)| {
-            Data::Sum(metrics::Sum { data_points, aggregation_temporality, is_monotonic })
-        }),
+        (vec(number_point(), 0..3), 0..3, any::<bool>()).prop_map(
+            |(data_points, aggregation_temporality, is_monotonic)| {
+                Data::Sum(metrics::Sum { data_points, aggregation_temporality, is_monotonic })
+            }
+        ),
         (vec(histogram_point(), 0..3), 0..3).prop_map(|(data_points, aggregation_temporality)| {
             Data::Histogram(metrics::Histogram { data_points, aggregation_temporality })
         }),
@@ -381,15 +415,15 @@ fn a_metric() -> impl Strategy<Value = metrics::Metric> {
         }),
         vec(summary, 0..3).prop_map(|data_points| Data::Summary(metrics::Summary { data_points })),
     ];
-    (".{0,8}", ".{0,8}", ".{0,3}", attributes(), option::of(data)).prop_map(|(name, description, unit, metadata, data)| {
-        metrics::Metric { name, description, unit, metadata, data }
-    })
+    (".{0,8}", ".{0,8}", ".{0,3}", attributes(), option::of(data)).prop_map(
+        |(name, description, unit, metadata, data)| metrics::Metric { name, description, unit, metadata, data },
+    )
 }
 
 /// What the crate writes for a request must come back as that request.
 fn comes_back<M>(signal: Signal, request: &M) -> Result<(), TestCaseError>
 where
-    M: prost::Message + serde::Serialize + Default + PartialEq + std::fmt::Debug,
+    M: prost::Message + serde::Serialize + Default + PartialEq + fmt::Debug,
 {
     let json = serde_json::to_string(request).expect("it is written");
     let output = convert(signal, &json).map_err(|fault| TestCaseError::fail(format!("{json}: {fault:?}")))?;
