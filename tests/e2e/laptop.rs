@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use crate::exact::hex;
 use crate::fleet::{WAIT, owners};
 
-pub(crate) struct Laptop {
-    pub(crate) agent: Node,
-    pub(crate) central: Node,
+struct Laptop {
+    agent: Node,
+    central: Node,
 }
 
-pub(crate) async fn start() -> Result<Laptop> {
+async fn start() -> Result<Laptop> {
     let central = Node::central(
         "all",
         json!({
@@ -37,7 +37,7 @@ pub(crate) async fn start() -> Result<Laptop> {
     Ok(Laptop { agent, central })
 }
 
-pub(crate) fn number(row: &Value, key: &str) -> f64 {
+fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or(f64::NAN)
 }
 

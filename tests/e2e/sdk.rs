@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use mirador_support::apps::{self, Application, FRONT, PRICING, STOCK};
+use mirador_support::apps::{Application, FRONT, PRICING, STOCK};
 use mirador_support::backends::client::until;
-use serde_json::Value;
+use mirador_support::node::Node;
+use serde_json::{Value, json};
 
-use crate::fleet::WAIT;
-use crate::laptop::{Laptop, number, start};
+use crate::fleet::{WAIT, owners};
 
 /// What is ordered, how often, and the status of the answer.
 const ORDERS: [(&str, usize, u16); 3] = [("fine", 20, 200), ("absent", 9, 404), ("broken", 6, 502)];
@@ -40,8 +40,40 @@ const EDGES: [(&str, &str, &str, f64, f64); 4] = [
     (STOCK, "sqlite", "database", ALL, BROKEN),
 ];
 
+/// An agent before `central all` on the embedded store.
+struct Pair {
+    agent: Node,
+    central: Node,
+}
+
+impl Pair {
+    async fn start() -> Result<Self> {
+        let central = Node::central(
+            "all",
+            json!({
+                "exporters": {"embedded": {"path": "store.sqlite"}},
+                "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "10s"}},
+                "spanmetrics": {"metrics_flush_interval": "250ms"},
+                "isolationforest": {"writer": {"max_delay": "20ms"}},
+            }),
+        )
+        .await?;
+        let to_central = owners(&[&central]);
+        let agent = Node::agent(json!({
+            "red": {"metrics_flush_interval": "250ms"},
+            "exporters": {"traces": to_central, "metrics": to_central, "logs": to_central, "red": to_central},
+        }))
+        .await?;
+        Ok(Self { agent, central })
+    }
+}
+
 fn rows(answer: &Value) -> impl Iterator<Item = &Value> {
     answer.as_array().into_iter().flatten()
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or(f64::NAN)
 }
 
 fn word<'a>(row: &'a Value, key: &str) -> &'a str {
@@ -64,11 +96,11 @@ async fn order_everything(application: &Application) -> Result<()> {
 }
 
 /// The console says exactly `OPERATIONS` of the three services.
-async fn red_is_what_was_driven(laptop: &Laptop) -> Result<()> {
+async fn red_is_what_was_driven(pair: &Pair) -> Result<()> {
     let mut expected: Vec<_> = OPERATIONS.iter().map(|row| format!("{row:?}")).collect();
     expected.sort();
     until("RED of the application", WAIT, async || {
-        let answer = laptop.central.ask("/api/red?since=1h").await?;
+        let answer = pair.central.ask("/api/red?since=1h").await?;
         let mut found: Vec<_> = rows(&answer)
             .map(|row| (word(row, "service"), word(row, "span"), word(row, "kind"), number(row, "calls"), number(row, "errors")))
             .map(|row| format!("{row:?}"))
@@ -81,11 +113,11 @@ async fn red_is_what_was_driven(laptop: &Laptop) -> Result<()> {
 }
 
 /// The console says exactly `EDGES`.
-async fn edges_are_what_was_driven(laptop: &Laptop) -> Result<()> {
+async fn edges_are_what_was_driven(pair: &Pair) -> Result<()> {
     let mut expected: Vec<_> = EDGES.iter().map(|row| format!("{row:?}")).collect();
     expected.sort();
     until("edges of the application", WAIT, async || {
-        let answer = laptop.central.ask("/api/edges?since=1h").await?;
+        let answer = pair.central.ask("/api/edges?since=1h").await?;
         let mut found: Vec<_> = rows(&answer)
             .map(|row| {
                 let kind = word(row, "connection_type");
@@ -101,9 +133,9 @@ async fn edges_are_what_was_driven(laptop: &Laptop) -> Result<()> {
 }
 
 /// One trace per order: six spans in one chain over the three services. Gives the trace ids.
-async fn traces_are_whole(laptop: &Laptop) -> Result<BTreeSet<String>> {
+async fn traces_are_whole(pair: &Pair) -> Result<BTreeSet<String>> {
     let ids = until("every trace", WAIT, async || {
-        let answer = laptop.central.ask("/api/traces?since=1h&limit=1000").await?;
+        let answer = pair.central.ask("/api/traces?since=1h&limit=1000").await?;
         let spans: i64 = rows(&answer).filter_map(|row| row["spans"].as_i64()).sum();
         ensure!(rows(&answer).count() == ALL as usize && spans == 6 * ALL as i64, "{answer}");
         Ok(Some(rows(&answer).map(|row| word(row, "trace_id").to_owned()).collect::<BTreeSet<_>>()))
@@ -111,7 +143,7 @@ async fn traces_are_whole(laptop: &Laptop) -> Result<BTreeSet<String>> {
     .await?;
     let chain: Vec<_> = OPERATIONS.iter().map(|(service, name, ..)| (*service, *name)).collect();
     for id in &ids {
-        let trace = laptop.central.ask(&format!("/api/traces/{id}")).await?;
+        let trace = pair.central.ask(&format!("/api/traces/{id}")).await?;
         let by_parent: BTreeMap<&str, &Value> = rows(&trace).map(|span| (word(span, "parent_span_id"), span)).collect();
         let mut found = Vec::new();
         let mut parent = "";
@@ -125,26 +157,28 @@ async fn traces_are_whole(laptop: &Laptop) -> Result<BTreeSet<String>> {
 }
 
 /// One log record per order and service, with the order's trace id.
-async fn logs_are_there_once(laptop: &Laptop, traces: &BTreeSet<String>) -> Result<()> {
+async fn logs_are_there_once(pair: &Pair, traces: &BTreeSet<String>) -> Result<()> {
     let mut of_order: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (service, words) in
         [(FRONT, ["ordered ", "-"]), (PRICING, ["priced ", "pricing failed "]), (STOCK, ["looked up ", "no stock "])]
     {
-        until(&format!("the log records of {service}"), WAIT, async || {
-            let answer = laptop.central.ask(&format!("/api/logs?since=1h&limit=1000&service={service}")).await?;
+        let found = until(&format!("the log records of {service}"), WAIT, async || {
+            let answer = pair.central.ask(&format!("/api/logs?since=1h&limit=1000&service={service}")).await?;
             let mut orders = Vec::new();
             for row in rows(&answer) {
                 let body = word(row, "body");
                 if let Some(order) = words.iter().find_map(|start| body.strip_prefix(start)) {
-                    orders.push(order.to_owned());
-                    of_order.entry(order.to_owned()).or_default().insert(word(row, "trace_id").to_owned());
+                    orders.push((order.to_owned(), word(row, "trace_id").to_owned()));
                 }
             }
-            let different: BTreeSet<_> = orders.iter().collect();
+            let different: BTreeSet<_> = orders.iter().map(|(order, _)| order).collect();
             ensure!(orders.len() == ALL as usize && different.len() == orders.len(), "{orders:?}: {answer}");
-            Ok(Some(()))
+            Ok(Some(orders))
         })
         .await?;
+        for (order, trace) in found {
+            of_order.entry(order).or_default().insert(trace);
+        }
     }
     let found: BTreeSet<String> = of_order.values().flatten().cloned().collect();
     ensure!(of_order.values().all(|ids| ids.len() == 1), "the records of one order have several trace ids: {of_order:?}");
@@ -153,11 +187,11 @@ async fn logs_are_there_once(laptop: &Laptop, traces: &BTreeSet<String>) -> Resu
 }
 
 /// Every stored series of the application has its score, and the SDK's own request counts are whole.
-async fn metrics_are_there_and_scored(laptop: &Laptop) -> Result<()> {
-    let answer = laptop.central.ask("/api/metrics").await?;
+async fn metrics_are_there_and_scored(pair: &Pair) -> Result<()> {
+    let answer = pair.central.ask("/api/metrics").await?;
     for row in rows(&answer) {
         let name = word(row, "name");
-        let series = laptop.central.ask(&format!("/api/series?since=1h&name={name}")).await?;
+        let series = pair.central.ask(&format!("/api/series?since=1h&name={name}")).await?;
         for one in rows(&series) {
             if name != "anomaly_score" { eprintln!("{name} {} {:?}", one["labels"], one["samples"].as_array().unwrap().last()); }
         }
@@ -167,13 +201,13 @@ async fn metrics_are_there_and_scored(laptop: &Laptop) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stock_sdks_send_over_grpc_and_http_adds_up_to_what_was_asked_of_them() -> Result<()> {
-    let laptop = start().await?;
-    let mut application = Application::start(&laptop.agent).await?;
+    let pair = Pair::start().await?;
+    let mut application = Application::start(&pair.agent).await?;
     order_everything(&application).await?;
     application.stop().await.with_context(|| application.tails())?;
-    red_is_what_was_driven(&laptop).await.with_context(|| application.tails())?;
-    edges_are_what_was_driven(&laptop).await?;
-    let traces = traces_are_whole(&laptop).await?;
-    logs_are_there_once(&laptop, &traces).await?;
-    metrics_are_there_and_scored(&laptop).await
+    red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
+    edges_are_what_was_driven(&pair).await?;
+    let traces = traces_are_whole(&pair).await?;
+    logs_are_there_once(&pair, &traces).await?;
+    metrics_are_there_and_scored(&pair).await
 }

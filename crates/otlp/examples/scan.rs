@@ -169,7 +169,8 @@ fn main() {
     });
     measure("read: every attribute as an entry, one value", || {
         let attributes = spans(&request).flat_map(|span| span.attributes().entries());
-        let values = attributes.filter(|one| one.key == b"http.route").map(|one| one.value().as_str().map_or(0, str::len));
+        let values =
+            attributes.filter(|one| one.key == b"http.route").map(|one| one.value().as_str().map_or(0, str::len));
         black_box(values.sum::<usize>());
     });
     measure("read: every attribute, key and value", || {

@@ -2,9 +2,7 @@
 
 pub mod points;
 
-pub use points::{
-    Buckets, ExpHistogramPoint, Exemplar, HistogramPoint, Number, NumberPoint, Quantile, SummaryPoint,
-};
+pub use points::{Buckets, Exemplar, ExpHistogramPoint, HistogramPoint, Number, NumberPoint, Quantile, SummaryPoint};
 
 use crate::repeated::{Message, Repeated};
 use crate::resource::Resource;

@@ -6,11 +6,11 @@
 
 mod plain;
 
+use crate::Limits;
 use crate::error::WireError;
 use crate::schema::{KEY_VALUE, Kind, SPAN, Schema};
 use crate::signal::Signal;
 use crate::wire::{FIXED32, FIXED64, LEN, VARINT, varint};
-use crate::Limits;
 
 /// The nesting at which `prost` stops; a larger configured depth is cut to it, which also bounds the
 /// stack that validation and views use.
@@ -140,7 +140,9 @@ impl Check<'_> {
                 Kind::Varints => self.packed_varints(from, pos)?,
                 Kind::Fixed64s if length % 8 == 0 => {}
                 Kind::Fixed64s => return Err(WireError::Truncated { offset }),
-                Kind::Varint | Kind::Fixed32 | Kind::Fixed64 => return Err(WireError::WireType { offset, field: number }),
+                Kind::Varint | Kind::Fixed32 | Kind::Fixed64 => {
+                    return Err(WireError::WireType { offset, field: number });
+                }
             }
         }
         Ok(())

@@ -24,9 +24,7 @@ use crate::crc::Circle;
 use crate::rendezvous::Rendezvous;
 
 /// The rule by which keys find their owner.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Placement {
     /// Highest random weight with xxh3: even, and a change of members moves the least.
     #[default]

@@ -277,9 +277,14 @@ fn histogram_equal(view: metrics::HistogramPoint<'_>, decoded: &HistogramDataPoi
     common_equal!(view, decoded);
     exemplars_equal(view.exemplars(), &decoded.exemplars);
     assert_eq!(view.count(), decoded.count);
-    assert_eq!([bits(view.sum()), bits(view.min()), bits(view.max())], [decoded.sum, decoded.min, decoded.max].map(bits));
+    assert_eq!(
+        [bits(view.sum()), bits(view.min()), bits(view.max())],
+        [decoded.sum, decoded.min, decoded.max].map(bits)
+    );
     each(view.bucket_counts(), &decoded.bucket_counts, |view, decoded| assert_eq!(view, *decoded));
-    each(view.explicit_bounds(), &decoded.explicit_bounds, |view, decoded| assert_eq!(view.to_bits(), decoded.to_bits()));
+    each(view.explicit_bounds(), &decoded.explicit_bounds, |view, decoded| {
+        assert_eq!(view.to_bits(), decoded.to_bits())
+    });
 }
 
 fn exponential_equal(view: metrics::ExpHistogramPoint<'_>, decoded: &ExponentialHistogramDataPoint) {
@@ -287,7 +292,10 @@ fn exponential_equal(view: metrics::ExpHistogramPoint<'_>, decoded: &Exponential
     exemplars_equal(view.exemplars(), &decoded.exemplars);
     assert_eq!((view.count(), view.scale(), view.zero_count()), (decoded.count, decoded.scale, decoded.zero_count));
     assert_eq!(view.zero_threshold().to_bits(), decoded.zero_threshold.to_bits());
-    assert_eq!([bits(view.sum()), bits(view.min()), bits(view.max())], [decoded.sum, decoded.min, decoded.max].map(bits));
+    assert_eq!(
+        [bits(view.sum()), bits(view.min()), bits(view.max())],
+        [decoded.sum, decoded.min, decoded.max].map(bits)
+    );
     buckets_equal(view.positive(), decoded.positive.as_ref());
     buckets_equal(view.negative(), decoded.negative.as_ref());
 }

@@ -27,7 +27,8 @@ fn the_committed_corpus_obeys_the_laws() {
         let files = files(target);
         assert!(files.len() >= least, "{} files in {target}", files.len());
         for (path, data) in files {
-            let (signal, choice, body) = laws::input(&data).unwrap_or_else(|| panic!("{} is too short", path.display()));
+            let (signal, choice, body) =
+                laws::input(&data).unwrap_or_else(|| panic!("{} is too short", path.display()));
             laws::parse(signal, body);
             laws::split(signal, choice, body);
         }
@@ -59,7 +60,8 @@ fn corpus_is_written_from_seeds() {
             }
             body.truncate(2_000);
             let data = [&[(index % 3) as u8, (index * 7) as u8][..], &body].concat();
-            fs::write(folder(target).join(format!("{}-{index:02}", signal.as_str())), data).expect("a file can be written");
+            fs::write(folder(target).join(format!("{}-{index:02}", signal.as_str())), data)
+                .expect("a file can be written");
         }
     }
 }

@@ -71,8 +71,21 @@ impl<'a> Draw<'a> {
     }
 
     pub(crate) fn string(&mut self) -> String {
-        const PLAIN: &[&str] =
-            &["", "service.name", "http.route", "/api/cart", "GET", "checkout", "host.name", "a", "key", "v", "ß", "日本語", "🦀\n\"<\u{2028}"];
+        const PLAIN: &[&str] = &[
+            "",
+            "service.name",
+            "http.route",
+            "/api/cart",
+            "GET",
+            "checkout",
+            "host.name",
+            "a",
+            "key",
+            "v",
+            "ß",
+            "日本語",
+            "🦀\n\"<\u{2028}",
+        ];
         let mut text = PLAIN[self.below(PLAIN.len())].to_owned();
         if self.one_in(8) {
             text = text.repeat(self.below(40));

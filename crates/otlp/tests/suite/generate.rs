@@ -213,8 +213,7 @@ fn histogram_point(draw: &mut Draw<'_>) -> HistogramDataPoint {
 }
 
 fn exponential_point(draw: &mut Draw<'_>) -> ExponentialHistogramDataPoint {
-    let buckets =
-        |draw: &mut Draw<'_>| Buckets { offset: draw.u32() as i32, bucket_counts: draw.list(5, Draw::u64) };
+    let buckets = |draw: &mut Draw<'_>| Buckets { offset: draw.u32() as i32, bucket_counts: draw.list(5, Draw::u64) };
     ExponentialHistogramDataPoint {
         attributes: attributes(draw),
         start_time_unix_nano: draw.u64(),

@@ -40,7 +40,8 @@ fn in_item(body: &[u8]) -> Vec<u8> {
 fn truncation_at_every_offset_is_handled_as_prost_handles_it() {
     for start in 0..4 {
         for (signal, body) in requests(&seed(start)) {
-            let body = if start % 2 == 0 { body } else { mutate::request(signal, &body, &mut Draw::new(&seed(start + 9))) };
+            let body =
+                if start % 2 == 0 { body } else { mutate::request(signal, &body, &mut Draw::new(&seed(start + 9))) };
             for end in 0..body.len().min(3_000) {
                 laws::parse(signal, &body[..end]);
             }
@@ -92,8 +93,7 @@ type Wrap = fn(&[u8]) -> Vec<u8>;
 #[test]
 fn every_known_field_is_refused_in_a_wrong_wire_type() {
     let values: [(u64, Vec<u8>); 4] = [(0, vec![0]), (1, vec![0; 8]), (2, vec![0]), (5, vec![0; 4])];
-    let wrap: [Wrap; 4] =
-        [<[u8]>::to_vec, |body| field(1, body), |body| field(1, &field(2, body)), in_item];
+    let wrap: [Wrap; 4] = [<[u8]>::to_vec, |body| field(1, body), |body| field(1, &field(2, body)), in_item];
     let mut refused = 0;
     for signal in Signal::ALL {
         for (depth, wrap) in wrap.iter().enumerate() {
@@ -205,4 +205,35 @@ fn views_of_another_signal_are_empty() {
     let request = parse(Signal::Logs, body).expect("prost wrote it");
     assert!(request.resource_logs().count() > 0);
     assert_eq!(request.resource_spans().count() + request.resource_metrics().count(), 0);
+}
+
+/// The fast ways look at 64 bytes at once, so every length, every place of a bad byte and every
+/// byte behind the end is tried.
+#[test]
+fn a_bad_byte_is_found_wherever_it_stands_and_only_inside_its_string() {
+    let attribute = |key: &[u8], value: &[u8]| field(9, &[field(1, key), field(2, value)].concat());
+    // What follows the string is full of high bits.
+    let behind = field(2, &[0xFF; 200]);
+    let shapes: [&dyn Fn(&[u8]) -> Vec<u8>; 4] = [
+        &|text| field(5, text),
+        &|text| attribute(b"key", &field(1, text)),
+        &|text| attribute(text, &[0x18, 0xC8, 0x01]),
+        &|text| attribute(text, &[]),
+    ];
+    for (shape, followed) in shapes.iter().flat_map(|shape| [true, false].map(|followed| (shape, followed))) {
+        let item = |text: &[u8]| {
+            let behind = if followed { &behind[..] } else { &[] };
+            in_item(&[&shape(text)[..], behind].concat())
+        };
+        for length in (0..70).chain([100, 120, 127, 128, 129, 200]) {
+            let text = vec![b'a'; length];
+            assert!(parse(Signal::Traces, item(&text)).is_ok(), "{length}");
+            for place in 0..length {
+                let mut bad = text.clone();
+                bad[place] = 0x80;
+                let parsed = parse(Signal::Traces, item(&bad));
+                assert!(matches!(parsed, Err(WireError::Utf8 { .. })), "{length} {place} {parsed:?}");
+            }
+        }
+    }
 }

@@ -5,8 +5,8 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::ResourceLogs;
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::draw::Draw;

@@ -52,7 +52,8 @@ pub(crate) fn split(signal: Signal, choice: u8, body: &[u8]) {
     if signal == Signal::Traces {
         let mut chosen = Vec::new();
         let parts = splice::split_spans(&request, owners, |span| {
-            let owner = (salt + usize::from(span.trace_id().first().copied().unwrap_or(0)) + span.name().len()) % owners;
+            let owner =
+                (salt + usize::from(span.trace_id().first().copied().unwrap_or(0)) + span.name().len()) % owners;
             chosen.push(owner);
             owner
         });
@@ -136,10 +137,16 @@ fn entries(decoded: &Decoded) -> Vec<usize> {
             request.resource_spans.iter().map(|entry| entry.scope_spans.iter().map(|scope| scope.spans.len()).sum()),
         ),
         Decoded::Metrics(request) => repeat(
-            request.resource_metrics.iter().map(|entry| entry.scope_metrics.iter().map(|scope| scope.metrics.len()).sum()),
+            request
+                .resource_metrics
+                .iter()
+                .map(|entry| entry.scope_metrics.iter().map(|scope| scope.metrics.len()).sum()),
         ),
         Decoded::Logs(request) => repeat(
-            request.resource_logs.iter().map(|entry| entry.scope_logs.iter().map(|scope| scope.log_records.len()).sum()),
+            request
+                .resource_logs
+                .iter()
+                .map(|entry| entry.scope_logs.iter().map(|scope| scope.log_records.len()).sum()),
         ),
     }
 }

@@ -128,7 +128,9 @@ fn message(parent: Type, signal: Signal, body: &[u8], draw: &mut Draw<'_>) -> Ve
                 }
                 put_number(&mut out, number, value, draw);
             }
-            1 => put_fixed64(&mut out, number, u64::from_le_bytes(take(&mut rest, 8).try_into().expect("8 bytes")), draw),
+            1 => {
+                put_fixed64(&mut out, number, u64::from_le_bytes(take(&mut rest, 8).try_into().expect("8 bytes")), draw)
+            }
             5 => {
                 put_key(&mut out, number, 5, draw);
                 out.extend_from_slice(take(&mut rest, 4));
@@ -204,7 +206,8 @@ fn put_packed(out: &mut Vec<u8>, number: u32, bytes: &[u8], fixed: bool, draw: &
     let mut packed = Vec::new();
     while !rest.is_empty() {
         let mut one = Vec::new();
-        let (key, value) = if fixed { (1, take(&mut rest, 8).to_vec()) } else { (0, varint(take_varint(&mut rest), draw)) };
+        let (key, value) =
+            if fixed { (1, take(&mut rest, 8).to_vec()) } else { (0, varint(take_varint(&mut rest), draw)) };
         match draw.below(4) {
             0 => {
                 put_key(&mut one, number, key, draw);

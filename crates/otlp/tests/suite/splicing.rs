@@ -6,8 +6,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use crate::draw::Draw;
 use crate::views::{bytes, requests};
@@ -117,7 +117,10 @@ fn field(number: u8, body: &[u8]) -> Vec<u8> {
 #[test]
 fn unknown_fields_of_every_level_are_in_every_part() {
     let texts: [&[u8]; 3] = [b"in the request", b"in the resource entry", b"in the scope entry"];
-    let spans: Vec<u8> = [1, 2, 3].iter().flat_map(|trace| field(2, &with_unknown(span(*trace).encode_to_vec(), b"in a span"))).collect();
+    let spans: Vec<u8> = [1, 2, 3]
+        .iter()
+        .flat_map(|trace| field(2, &with_unknown(span(*trace).encode_to_vec(), b"in a span")))
+        .collect();
     let scope = field(2, &with_unknown(spans, texts[2]));
     let body = with_unknown(field(1, &with_unknown(scope, texts[1])), texts[0]);
     let occurs = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).filter(|window| *window == text).count();
@@ -167,7 +170,9 @@ fn a_merge_of_nothing_is_empty_and_of_bad_bytes_their_concatenation() {
 fn the_work_of_a_split_does_not_multiply_with_owners_and_scopes() {
     let scopes: Vec<ScopeSpans> = (0..2_000u32)
         .map(|scope| ScopeSpans {
-            spans: (0..4u32).map(|at| Span { trace_id: (scope * 4 + at).to_be_bytes().repeat(4), ..Span::default() }).collect(),
+            spans: (0..4u32)
+                .map(|at| Span { trace_id: (scope * 4 + at).to_be_bytes().repeat(4), ..Span::default() })
+                .collect(),
             ..ScopeSpans::default()
         })
         .collect();

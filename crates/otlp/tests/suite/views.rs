@@ -1,8 +1,8 @@
 //! Views equal `prost`, for requests as encoders write them and for every valid distortion of them.
 
 use mirador_otlp::Signal;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use crate::draw::Draw;
 use crate::{generate, laws, mutate};

@@ -196,6 +196,14 @@ impl Meters {
                 "Connections that ended, by reason; `client` is the usual one",
             ),
         };
+        // Series of these appear with the first event; the documentation names their labels before.
+        registry.declare_labels("mirador_receiver_refused", &["kind", "transport", "reason"]);
+        for name in ["mirador_receiver_connections", "mirador_receiver_connections_opened"] {
+            registry.declare_labels(name, &["listener"]);
+        }
+        for name in ["mirador_receiver_connections_refused", "mirador_receiver_connections_closed"] {
+            registry.declare_labels(name, &["listener", "reason"]);
+        }
         (Arc::new(meters), ReceiverMetrics::register(registry))
     }
 

@@ -134,12 +134,13 @@ mod tests {
     fn every_backend_has_its_folder_and_its_pins() {
         for program in PROGRAMS.iter().filter(|program| !program.name.starts_with("app-")) {
             let folder = program.folder();
-            match program.build {
-                Build::Go(_) => {
-                    assert!(folder.join("go.mod").is_file() && folder.join("go.sum").is_file(), "{folder:?}")
-                }
-                Build::Maven => assert!(folder.join("pom.xml").is_file(), "{folder:?}"),
-                Build::Python => assert!(folder.join("requirements.txt").is_file(), "{folder:?}"),
+            let pins: &[&str] = match program.build {
+                Build::Go(_) => &["go.mod", "go.sum"],
+                Build::Maven => &["pom.xml"],
+                Build::Python => &["requirements.txt"],
+            };
+            for pin in pins {
+                assert!(folder.join(pin).is_file(), "{pin} is missing in {}", folder.display());
             }
         }
     }
