@@ -146,9 +146,15 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
         Flush { time_unix_nano: time, id: self.flush }
     }
 
-    /// Every series, as the flush that was begun last shows it.
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_, K, V>> {
-        self.series.iter().map(|(key, entry)| Row {
+    /// Every series that is held.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.series.keys()
+    }
+
+    /// A series as a flush shows it; `None` when it has begun, or begun again, since the flush did.
+    pub fn row<'a>(&'a self, flush: Flush, key: &'a K) -> Option<Row<'a, K, V>> {
+        let entry = self.series.get(key).filter(|entry| entry.carried == flush.id)?;
+        Some(Row {
             key,
             value: &entry.value,
             start_unix_nano: entry.start,
@@ -157,7 +163,12 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
         })
     }
 
-    /// Every value, for what belongs to one flush only (exemplars, windows).
+    /// The value of a series, for what belongs to one flush only (exemplars, windows).
+    pub fn value_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.series.get_mut(key).map(|entry| &mut entry.value)
+    }
+
+    /// Every value.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.series.values_mut().map(|entry| &mut entry.value)
     }
@@ -199,23 +210,23 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn only(series: &Cumulative<&'static str, u64>) -> (u64, u64, bool, bool) {
-        let rows: Vec<_> = series.rows().collect();
-        assert_eq!(rows.len(), 1);
-        (*rows[0].value, rows[0].start_unix_nano, rows[0].is_first, rows[0].is_stale)
+    fn only(series: &Cumulative<&'static str, u64>, flush: Flush) -> (u64, u64, bool, bool) {
+        assert_eq!(series.keys().collect::<Vec<_>>(), [&"a"]);
+        let row = series.row(flush, &"a").unwrap();
+        (*row.value, row.start_unix_nano, row.is_first, row.is_stale)
     }
 
     #[test]
     fn the_first_zero_is_repeated_until_a_flush_is_confirmed() {
         let mut series = Cumulative::new(10, None);
         *series.update(&"a", 5 * SECOND, 6 * SECOND).unwrap() += 1;
-        series.begin_flush(7 * SECOND);
-        assert_eq!(only(&series), (1, 5 * SECOND, true, false));
+        let lost = series.begin_flush(7 * SECOND);
+        assert_eq!(only(&series, lost), (1, 5 * SECOND, true, false));
         let flush = series.begin_flush(8 * SECOND);
-        assert_eq!(only(&series), (1, 5 * SECOND, true, false));
+        assert_eq!(only(&series, flush), (1, 5 * SECOND, true, false));
         series.confirm(flush);
-        series.begin_flush(9 * SECOND);
-        assert_eq!(only(&series), (1, 5 * SECOND, false, false));
+        let flush = series.begin_flush(9 * SECOND);
+        assert_eq!(only(&series, flush), (1, 5 * SECOND, false, false));
     }
 
     #[test]
@@ -225,13 +236,13 @@ mod tests {
         let flush = series.begin_flush(2 * SECOND);
         series.confirm(flush);
         let flush = series.begin_flush(11 * SECOND);
-        let (_, _, _, is_stale) = only(&series);
-        assert!(is_stale);
+        assert!(only(&series, flush).3);
         // It comes back while the marker is on its way: the confirmation must not remove it.
         *series.update(&"a", 0, 11 * SECOND).unwrap() += 1;
+        assert!(series.row(flush, &"a").is_none(), "and the flush that is under way must not show it");
         assert_eq!(series.confirm(flush), 0);
-        series.begin_flush(12 * SECOND);
-        let (value, start, is_first, is_stale) = only(&series);
+        let later = series.begin_flush(12 * SECOND);
+        let (value, start, is_first, is_stale) = only(&series, later);
         assert_eq!((value, is_first, is_stale), (1, true, false));
         assert!(start > flush.time_unix_nano);
     }
@@ -242,10 +253,10 @@ mod tests {
         *series.update(&"a", 0, SECOND).unwrap() += 7;
         let flush = series.begin_flush(2 * SECOND);
         series.confirm(flush);
-        series.begin_flush(20 * SECOND);
-        assert!(only(&series).3);
+        let lost = series.begin_flush(20 * SECOND);
+        assert!(only(&series, lost).3);
         let flush = series.begin_flush(30 * SECOND);
-        assert!(only(&series).3);
+        assert!(only(&series, flush).3);
         assert_eq!(series.confirm(flush), 1);
         assert!(series.is_empty());
     }
@@ -255,8 +266,8 @@ mod tests {
         let mut series = Cumulative::new(10, Some(Duration::from_secs(10)));
         *series.update(&"a", 0, SECOND).unwrap() += 7;
         series.begin_flush(2 * SECOND);
-        series.begin_flush(100 * SECOND);
-        assert_eq!(only(&series), (7, MILLISECOND, true, false));
+        let flush = series.begin_flush(100 * SECOND);
+        assert_eq!(only(&series, flush), (7, MILLISECOND, true, false));
     }
 
     #[test]
@@ -277,7 +288,7 @@ mod tests {
         assert!(second.time_unix_nano / MILLISECOND > first.time_unix_nano / MILLISECOND);
         series.update(&"a", 0, SECOND).unwrap();
         let third = series.begin_flush(SECOND);
-        let (_, start, ..) = only(&series);
+        let (_, start, ..) = only(&series, third);
         assert!(start > second.time_unix_nano && start < third.time_unix_nano);
     }
 }

@@ -21,7 +21,9 @@ use tonic::Code;
 /// How long one request of a flush may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the last flush of a process is tried.
-const LAST_ATTEMPTS: u32 = 5;
+pub const LAST_ATTEMPTS: u32 = 5;
+/// How long it waits in between.
+pub const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A boxed future, because the way out is chosen by configuration.
 pub type Sent<'a> = Pin<Box<dyn Future<Output = Result<Accepted, Refusal>> + Send + 'a>>;
@@ -86,44 +88,50 @@ impl Flusher {
         Self { from, out, meters }
     }
 
-    /// Sends every request of one flush. True when all were taken: then confirm it.
-    pub async fn send(&self, requests: Vec<Bytes>) -> bool {
-        let sent = self.send_all(requests).await;
-        let outcome = if sent.is_ok() { "success" } else { "failure" };
-        self.meters.flushes.get_or_create(&vec![("from", self.from), ("outcome", outcome)]).inc();
+    /// Sends the requests of one flush, one after the other and each made when the one before was taken. True when all
+    /// were: then confirm the flush.
+    pub async fn send_all(&self, mut next: impl FnMut() -> Option<Bytes>) -> bool {
+        while let Some(request) = next() {
+            if !self.send(request).await {
+                self.settled(false);
+                return false;
+            }
+        }
+        self.settled(true);
+        true
+    }
+
+    /// Sends one request of a flush; say with [`Self::settled`] what became of the whole.
+    pub async fn send(&self, request: Bytes) -> bool {
+        let sent = self.send_checked(request).await;
         if let Err(refusal) = &sent {
             tracing::warn!(from = self.from, error = %refusal, "metrics were not taken, the next flush carries them");
         }
         sent.is_ok()
     }
 
-    /// As [`Self::send`], tried again a few times because no flush follows.
-    pub async fn send_last(&self, requests: Vec<Bytes>) -> bool {
-        for attempt in 1..=LAST_ATTEMPTS {
-            if self.send(requests.clone()).await {
-                return true;
-            }
-            if attempt < LAST_ATTEMPTS {
-                tokio::time::sleep(Duration::from_millis(200) * attempt).await;
-            }
-        }
-        tracing::error!(from = self.from, "the last flush was not taken: the increase since the flush before is lost");
-        false
+    /// Counts a flush.
+    pub fn settled(&self, is_taken: bool) {
+        let outcome = if is_taken { "success" } else { "failure" };
+        self.meters.flushes.get_or_create(&vec![("from", self.from), ("outcome", outcome)]).inc();
     }
 
-    async fn send_all(&self, requests: Vec<Bytes>) -> Result<(), Refusal> {
-        for bytes in requests {
-            let limits = Limits { max_items: usize::MAX, ..Limits::default() };
-            let request = Request::parse(Signal::Metrics, bytes, &limits)
-                .map_err(|error| refusal(Code::Internal, format!("own metrics: {error}"), "internal"))?;
-            let accepted = tokio::time::timeout(SEND_TIMEOUT, self.out.send(request)).await.unwrap_or_else(|_| {
-                let message = format!("no answer within {}s", SEND_TIMEOUT.as_secs());
-                Err(refusal(Code::DeadlineExceeded, message, "timeout"))
-            })?;
-            if accepted.rejected_items > 0 {
-                self.meters.rejected.get_or_create(&vec![("from", self.from)]).inc_by(accepted.rejected_items);
-                tracing::warn!(from = self.from, points = accepted.rejected_items, why = %accepted.message, "rejected");
-            }
+    /// Says that no further flush makes up for the ones that failed.
+    pub fn lost(&self) {
+        tracing::error!(from = self.from, "the last flush was not taken: the increase since the flush before is lost");
+    }
+
+    async fn send_checked(&self, bytes: Bytes) -> Result<(), Refusal> {
+        let limits = Limits { max_items: usize::MAX, ..Limits::default() };
+        let request = Request::parse(Signal::Metrics, bytes, &limits)
+            .map_err(|error| refusal(Code::Internal, format!("own metrics: {error}"), "internal"))?;
+        let accepted = tokio::time::timeout(SEND_TIMEOUT, self.out.send(request)).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {}s", SEND_TIMEOUT.as_secs());
+            Err(refusal(Code::DeadlineExceeded, message, "timeout"))
+        })?;
+        if accepted.rejected_items > 0 {
+            self.meters.rejected.get_or_create(&vec![("from", self.from)]).inc_by(accepted.rejected_items);
+            tracing::warn!(from = self.from, points = accepted.rejected_items, why = %accepted.message, "rejected");
         }
         Ok(())
     }

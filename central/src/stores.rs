@@ -22,7 +22,9 @@ use crate::exporter::otlphttp::OtlpHttp;
 use crate::exporter::retrying::{Registered, Retrying};
 use crate::exporter::victoriametrics::RemoteWrite;
 use crate::exporter::victoriatraces::VictoriaTraces;
-use crate::exporter::{LogStore, MetricStore, TraceStore, cassandra, embedded, otlphttp, victoriametrics, victoriatraces};
+use crate::exporter::{
+    LogStore, MetricStore, TraceStore, cassandra, embedded, otlphttp, victoriametrics, victoriatraces,
+};
 use crate::role::Role;
 
 /// Where data goes. A key that is absent is a backend that is not used.
@@ -99,7 +101,8 @@ impl ExportersConfig {
                 ));
             }
             if needed && chosen.len() > 1 {
-                problems.push(format!("exporters: {} would keep {signal} twice, set one of them", chosen.join(" and ")));
+                problems
+                    .push(format!("exporters: {} would keep {signal} twice, set one of them", chosen.join(" and ")));
             }
         };
         check(

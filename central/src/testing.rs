@@ -53,11 +53,7 @@ pub(crate) fn traces(spans: &[Spanned]) -> Bytes {
                 start_time_unix_nano: 1_700_000_000_000_000_000,
                 end_time_unix_nano: 1_700_000_000_005_000_000,
                 links: (span.link.0 > 0)
-                    .then(|| Link {
-                        trace_id: vec![span.link.0; 16],
-                        span_id: vec![span.link.1; 8],
-                        ..Link::default()
-                    })
+                    .then(|| Link { trace_id: vec![span.link.0; 16], span_id: vec![span.link.1; 8], ..Link::default() })
                     .into_iter()
                     .collect(),
                 ..Span::default()

@@ -96,8 +96,7 @@ impl Central {
         let Surroundings { registry, health, .. } = around;
         let mut roles = Roles::default();
         if let Some(store) = stores.metrics {
-            let (forest, tasks) =
-                isolationforest::Role::start(config.isolationforest.clone(), store, registry, health);
+            let (forest, tasks) = isolationforest::Role::start(config.isolationforest.clone(), store, registry, health);
             supervisor.spawn("isolationforest", tasks.ended());
             roles.isolationforest = Some(forest);
         }

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use mirador_support::apps::{Application, FRONT, PRICING, STOCK};
+use mirador_support::apps::{self, Application, FRONT, PRICING, STOCK};
 use mirador_support::backends::client::until;
 use mirador_support::node::Node;
 use serde_json::{Value, json};
 
-use crate::fleet::{WAIT, owners};
+use crate::exact::conserved;
+use crate::fleet::owners;
+const WAIT: std::time::Duration = std::time::Duration::from_secs(40);
 
 /// What is ordered, how often, and the status of the answer.
 const ORDERS: [(&str, usize, u16); 3] = [("fine", 20, 200), ("absent", 9, 404), ("broken", 6, 502)];
@@ -40,6 +42,18 @@ const EDGES: [(&str, &str, &str, f64, f64); 4] = [
     (STOCK, "sqlite", "database", ALL, BROKEN),
 ];
 
+/// Service, counter, and what it has counted in all: what the SDKs count by themselves, and one counter of our own
+/// making. An order that is not broken has a price.
+const METRICS: [(&str, &str, f64); 6] = [
+    (FRONT, "http_server_request_duration_seconds_count", ALL),
+    (FRONT, "http_client_request_duration_seconds_count", ALL),
+    (PRICING, "http_server_request_duration_seconds_count", ALL),
+    (PRICING, "http_client_request_duration_seconds_count", ALL),
+    (PRICING, "shop_prices_total", ALL - BROKEN),
+    // Delta temporality and exponential buckets, old semantic conventions.
+    (STOCK, "http_server_duration_milliseconds_count", ALL),
+];
+
 /// An agent before `central all` on the embedded store.
 struct Pair {
     agent: Node,
@@ -47,12 +61,13 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start() -> Result<Self> {
+    /// `ttl` is how long half an edge waits for the other.
+    async fn start(ttl: &str) -> Result<Self> {
         let central = Node::central(
             "all",
             json!({
                 "exporters": {"embedded": {"path": "store.sqlite"}},
-                "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "10s"}},
+                "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": ttl}},
                 "spanmetrics": {"metrics_flush_interval": "250ms"},
                 "isolationforest": {"writer": {"max_delay": "20ms"}},
             }),
@@ -80,10 +95,11 @@ fn word<'a>(row: &'a Value, key: &str) -> &'a str {
     row[key].as_str().unwrap_or_default()
 }
 
-/// Every order once, each with a number of its own, articles mixed.
-async fn order_everything(application: &Application) -> Result<()> {
+/// Every order once, each with a number of its own, articles mixed; `before` is called before each round.
+async fn order_everything(application: &Application, mut before: impl AsyncFnMut(usize) -> Result<()>) -> Result<()> {
     let mut next = 0;
     for round in 0..ORDERS.iter().map(|(_, count, _)| *count).max().unwrap_or_default() {
+        before(round).await?;
         for (article, count, status) in ORDERS {
             if round < count {
                 let answer = application.order(article, next).await?;
@@ -186,28 +202,167 @@ async fn logs_are_there_once(pair: &Pair, traces: &BTreeSet<String>) -> Result<(
     Ok(())
 }
 
-/// Every stored series of the application has its score, and the SDK's own request counts are whole.
-async fn metrics_are_there_and_scored(pair: &Pair) -> Result<()> {
-    let answer = pair.central.ask("/api/metrics").await?;
-    for row in rows(&answer) {
-        let name = word(row, "name");
-        let series = pair.central.ask(&format!("/api/series?since=1h&name={name}")).await?;
-        for one in rows(&series) {
-            if name != "anomaly_score" { eprintln!("{name} {} {:?}", one["labels"], one["samples"].as_array().unwrap().last()); }
-        }
+/// How much a counter has counted since its birth; a fall is a fresh start at zero.
+fn total(samples: &Value) -> f64 {
+    let (mut total, mut before) = (0.0, 0.0);
+    for value in rows(samples).filter_map(|sample| sample[1].as_f64()) {
+        total += if value < before { value } else { value - before };
+        before = value;
     }
-    anyhow::bail!("look")
+    total
+}
+
+/// The SDKs' own counts are whole, and every stored series of the application has its score.
+async fn metrics_are_whole_and_scored(pair: &Pair) -> Result<()> {
+    until("the metrics of the application", WAIT, async || {
+        for (service, name, expected) in METRICS {
+            let series = pair.central.ask(&format!("/api/series?since=1h&name={name}&job={service}")).await?;
+            let found: f64 = rows(&series).map(|one| total(&one["samples"])).sum();
+            ensure!((found - expected).abs() < 0.5, "{service}: {name} is {found} instead of {expected}: {series}");
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    until("a score of every series", WAIT, async || every_series_is_scored(pair, &[FRONT, PRICING, STOCK]).await).await
+}
+
+/// Both processes drain, which sends all that they still hold: the numbers are still the same.
+async fn nothing_more_comes(mut pair: Pair) -> Result<()> {
+    pair.agent.stop().await?;
+    pair.central.restart().await?;
+    red_is_what_was_driven(&pair).await?;
+    edges_are_what_was_driven(&pair).await?;
+    let traces = traces_are_whole(&pair).await?;
+    logs_are_there_once(&pair, &traces).await
+}
+
+/// Whether each series of `jobs` has a series `anomaly_score` of its name and labels.
+async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>> {
+    let labels = |series: &Value| -> BTreeMap<String, String> {
+        let pairs = series["labels"].as_object().into_iter().flatten();
+        pairs.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+    };
+    let (mut stored, mut scored) = (BTreeSet::new(), BTreeSet::new());
+    let names = pair.central.ask("/api/metrics").await?;
+    for job in jobs {
+        for series in rows(&pair.central.ask(&format!("/api/series?since=1h&name=anomaly_score&job={job}")).await?) {
+            let mut labels = labels(series);
+            scored.insert((labels.remove("metric").unwrap_or_default(), labels));
+        }
+        for name in rows(&names).map(|row| word(row, "name")) {
+            if matches!(name, "anomaly_score" | "is_anomaly" | "target_info") {
+                continue;
+            }
+            for series in rows(&pair.central.ask(&format!("/api/series?since=1h&name={name}&job={job}")).await?) {
+                let mut labels = labels(series);
+                // A histogram is scored as one metric.
+                labels.remove("le");
+                let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+                stored.insert((base.to_owned(), labels));
+            }
+        }
+        ensure!(stored.iter().any(|(_, labels)| labels.get("job").is_some_and(|found| found == job)), "nothing of {job}");
+    }
+    let missing: Vec<_> = stored.difference(&scored).take(3).collect();
+    ensure!(missing.is_empty(), "without a score: {missing:?}");
+    Ok(Some(()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stock_sdks_send_over_grpc_and_http_adds_up_to_what_was_asked_of_them() -> Result<()> {
-    let pair = Pair::start().await?;
+    let pair = Pair::start("10s").await?;
     let mut application = Application::start(&pair.agent).await?;
-    order_everything(&application).await?;
+    order_everything(&application, async |_| Ok(())).await?;
+    // An orderly end sends the last of everything: nothing of it may be missing afterwards.
     application.stop().await.with_context(|| application.tails())?;
     red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
-    edges_are_what_was_driven(&pair).await?;
     let traces = traces_are_whole(&pair).await?;
     logs_are_there_once(&pair, &traces).await?;
-    metrics_are_there_and_scored(&pair).await
+    metrics_are_whole_and_scored(&pair).await?;
+    edges_are_what_was_driven(&pair).await?;
+    conserved(&pair.agent).await?;
+    nothing_more_comes(pair).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stock_sdks_could_not_send_while_central_was_away_arrives_once_by_their_own_retry() -> Result<()> {
+    // The halves of an edge come as far apart as the exporters' back-off puts them.
+    let mut pair = Pair::start("40s").await?;
+    pair.central.stop().await?;
+    let mut application = Application::start(&pair.agent).await?;
+    order_everything(&application, async |_| Ok(())).await?;
+    for signal in ["traces", "metrics", "logs"] {
+        until(&format!("{signal} to be refused"), WAIT, async || {
+            let refused = pair.agent.metric("mirador_agent_refused_items_total", &[("signal", signal)]).await?;
+            Ok((refused >= 1.0).then_some(()))
+        })
+        .await?;
+    }
+    pair.central.restart().await?;
+    red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
+    let traces = traces_are_whole(&pair).await?;
+    logs_are_there_once(&pair, &traces).await?;
+    metrics_are_whole_and_scored(&pair).await?;
+    edges_are_what_was_driven(&pair).await?;
+    application.stop().await.with_context(|| application.tails())?;
+    conserved(&pair.agent).await?;
+    nothing_more_comes(pair).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_central_that_is_restarted_under_stock_sdks_costs_no_span_no_record_and_no_number() -> Result<()> {
+    let mut pair = Pair::start("10s").await?;
+    let mut application = Application::start(&pair.agent).await?;
+    let central = &mut pair.central;
+    order_everything(&application, async |round| match round {
+        3 | 9 => if std::env::var_os("SDK_KILL").is_some() { central.kill().await } else { central.stop().await },
+        6 | 12 => central.restart().await,
+        _ => Ok(()),
+    })
+    .await?;
+    let traces = traces_are_whole(&pair).await?;
+    logs_are_there_once(&pair, &traces).await?;
+    eprintln!("spans, logs fine"); red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
+    eprintln!("RED fine"); metrics_are_whole_and_scored(&pair).await?; eprintln!("metrics fine");
+    edges_are_what_was_driven(&pair).await?;
+    application.stop().await.with_context(|| application.tails())?;
+    conserved(&pair.agent).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_telemetrygen_sends_over_grpc_and_http_is_found() -> Result<()> {
+    const TRACES: usize = 60;
+    const CHILDREN: usize = 3;
+    const LOGS: usize = 150;
+    const SERIES: usize = 50;
+    let pair = Pair::start("3s").await?;
+    for (service, endpoint, over_http) in [("gen-grpc", pair.agent.grpc, false), ("gen-http", pair.agent.http, true)] {
+        let (traces, children, logs, series) =
+            (TRACES.to_string(), CHILDREN.to_string(), LOGS.to_string(), SERIES.to_string());
+        let endpoint = endpoint.to_string();
+        let run = async |words: &[&str]| {
+            apps::telemetrygen(&endpoint, over_http, &[words, &["--service", service]].concat()).await
+        };
+        run(&["traces", "--traces", &traces, "--child-spans", &children]).await?;
+        run(&["logs", "--logs", &logs]).await?;
+        let unique = ["--unique-timeseries", "--unique-timeseries-duration", "1h"];
+        run(&[&["metrics", "--metrics", &series, "--metric-type", "Sum"][..], &unique].concat()).await?;
+
+        let found = pair.central.ask(&format!("/api/traces?since=1h&limit=1000&service={service}")).await?;
+        let whole = rows(&found).filter(|row| row["spans"] == json!(CHILDREN + 1)).count();
+        ensure!(whole == TRACES && rows(&found).count() == TRACES, "{service}: {whole} traces are whole: {found}");
+        let found = pair.central.ask(&format!("/api/logs?since=1h&limit=1000&service={service}")).await?;
+        ensure!(rows(&found).count() == LOGS, "{service}: {} log records", rows(&found).count());
+        until("RED and metrics of telemetrygen", WAIT, async || {
+            let red = pair.central.ask("/api/red?since=1h").await?;
+            let of_service = rows(&red).filter(|row| row["service"] == service);
+            let calls: f64 = of_service.map(|row| number(row, "calls")).sum();
+            ensure!((calls - (TRACES * (CHILDREN + 1)) as f64).abs() < 0.5, "{service}: {calls} calls");
+            let found = pair.central.ask(&format!("/api/series?since=1h&name=gen_total&job={service}")).await?;
+            ensure!(rows(&found).count() == SERIES, "{service}: {} series: {found}", rows(&found).count());
+            every_series_is_scored(&pair, &[service]).await
+        })
+        .await?;
+    }
+    conserved(&pair.agent).await
 }

@@ -32,17 +32,15 @@ fn the_effective_configuration_reads_back_as_itself() {
 
 #[test]
 fn a_role_says_which_store_it_misses() {
-    for (role, missing) in [
-        (Role::ServiceGraph, "traces"),
-        (Role::IsolationForest, "metrics"),
-        (Role::Logs, "logs"),
-    ] {
+    for (role, missing) in [(Role::ServiceGraph, "traces"), (Role::IsolationForest, "metrics"), (Role::Logs, "logs")] {
         let problems = Config::default().problems(role);
         assert!(problems.iter().any(|problem| problem.contains(missing)), "{role:?}: {problems:?}");
-        assert!(Config { exporters: ExportersConfig::laptop(), ..Config::default() }
-            .problems(role)
-            .iter()
-            .all(|problem| !problem.contains("nowhere")));
+        assert!(
+            Config { exporters: ExportersConfig::laptop(), ..Config::default() }
+                .problems(role)
+                .iter()
+                .all(|problem| !problem.contains("nowhere"))
+        );
     }
     assert!(Config::default().problems(Role::SpanMetrics).iter().all(|problem| !problem.contains("nowhere")));
 }

@@ -146,11 +146,8 @@ pub fn exemplar(trace_id: &[u8], span_id: &[u8], value: f64, time_unix_nano: u64
 
 /// A monotonic cumulative sum without a unit.
 pub fn sum_metric(name: impl Into<String>, description: &str, data_points: Vec<NumberDataPoint>) -> Metric {
-    let data = Sum {
-        data_points,
-        aggregation_temporality: AggregationTemporality::Cumulative as i32,
-        is_monotonic: true,
-    };
+    let data =
+        Sum { data_points, aggregation_temporality: AggregationTemporality::Cumulative as i32, is_monotonic: true };
     named(name.into(), description, "", metric::Data::Sum(data))
 }
 
@@ -161,19 +158,12 @@ pub fn gauge_metric(name: impl Into<String>, description: &str, unit: &str, poin
 
 /// A cumulative histogram.
 pub fn histogram_metric(name: impl Into<String>, text: &str, unit: &str, points: Vec<HistogramDataPoint>) -> Metric {
-    let data =
-        Histogram { data_points: points, aggregation_temporality: AggregationTemporality::Cumulative as i32 };
+    let data = Histogram { data_points: points, aggregation_temporality: AggregationTemporality::Cumulative as i32 };
     named(name.into(), text, unit, metric::Data::Histogram(data))
 }
 
 fn named(name: String, description: &str, unit: &str, data: metric::Data) -> Metric {
-    Metric {
-        name,
-        description: description.to_owned(),
-        unit: unit.to_owned(),
-        data: Some(data),
-        ..Metric::default()
-    }
+    Metric { name, description: description.to_owned(), unit: unit.to_owned(), data: Some(data), ..Metric::default() }
 }
 
 /// The metrics of one resource under one scope; those without a point are left out.

@@ -72,7 +72,8 @@ pub struct ExemplarsConfig {
 }
 
 /// The connector's default bounds, in milliseconds.
-pub(crate) const BUCKETS_MS: [u64; 16] = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1000, 1400, 2000, 5000, 10_000, 15_000];
+pub(crate) const BUCKETS_MS: [u64; 16] =
+    [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1000, 1400, 2000, 5000, 10_000, 15_000];
 
 impl Default for Config {
     fn default() -> Self {

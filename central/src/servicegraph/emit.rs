@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::meters::Meters;
-use super::series::EdgeSeries;
+use super::series::{EdgeSeries, ROWS_PER_REQUEST};
 use super::shard::Take;
 use crate::clock::unix_nano;
-use crate::metrics_out::Flusher;
+use crate::metrics_out::{Flusher, LAST_ATTEMPTS, LAST_PAUSE};
 
 /// Asks for the last flush; answered when it has been taken or given up.
 pub(super) type Finish = oneshot::Sender<()>;
@@ -66,11 +66,20 @@ impl Emit {
         if self.series.is_empty() {
             return;
         }
-        let (flush, requests) = self.series.flush(unix_nano());
-        let is_taken =
-            if is_last { self.flusher.send_last(requests).await } else { self.flusher.send(requests).await };
-        if is_taken {
-            self.series.confirm(flush);
+        let attempts = if is_last { LAST_ATTEMPTS } else { 1 };
+        for attempt in 1..=attempts {
+            let (flush, keys) = self.series.begin_flush(unix_nano());
+            let mut chunks = keys.chunks(ROWS_PER_REQUEST);
+            if self.flusher.send_all(|| Some(self.series.request(flush, chunks.next()?))).await {
+                self.series.confirm(flush);
+                return;
+            }
+            if attempt < attempts {
+                tokio::time::sleep(LAST_PAUSE).await;
+            }
+        }
+        if is_last {
+            self.flusher.lost();
         }
     }
 }

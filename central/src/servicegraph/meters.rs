@@ -29,8 +29,10 @@ impl Meters {
     pub(super) fn new(registry: &Registry) -> Self {
         let meters = Self {
             edges: registry.counter("otelcol_connector_servicegraph_total_edges", "Edges, virtual ones included."),
-            expired: registry
-                .counter("otelcol_connector_servicegraph_expired_edges", "Spans whose other side did not come in time."),
+            expired: registry.counter(
+                "otelcol_connector_servicegraph_expired_edges",
+                "Spans whose other side did not come in time.",
+            ),
             dropped: registry.counter(
                 "otelcol_connector_servicegraph_dropped_spans",
                 "Spans left out of the graph because store.max_items spans were waiting. They are stored.",

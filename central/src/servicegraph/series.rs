@@ -21,7 +21,7 @@ use crate::metrics_out::points::{
 pub const SCOPE: &str = "traces_service_graph";
 
 /// Series in one export request; a series has up to 40 samples.
-const ROWS_PER_REQUEST: usize = 1000;
+pub const ROWS_PER_REQUEST: usize = 1000;
 
 const NANOS_PER_SECOND: f64 = 1e9;
 
@@ -82,17 +82,25 @@ impl EdgeSeries {
         overflowed
     }
 
-    /// Begins a flush and gives its export requests. Exemplars leave with it for good.
-    pub fn flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<Bytes>) {
+    /// Begins a flush of these series; ask [`Self::request`] for [`ROWS_PER_REQUEST`] of them at a time.
+    pub fn begin_flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<SeriesKey>) {
         let flush = self.series.begin_flush(now_unix_nano);
-        let mut rows: Vec<_> = self.series.rows().collect();
-        rows.sort_by(|one, other| one.key.cmp(other.key));
-        let requests = rows.chunks(ROWS_PER_REQUEST).map(|rows| self.request(flush, rows)).collect();
-        for counted in self.series.values_mut() {
-            counted.client.exemplars.clear();
-            counted.server.exemplars.clear();
+        let mut keys: Vec<_> = self.series.keys().cloned().collect();
+        keys.sort_unstable();
+        (flush, keys)
+    }
+
+    /// The export request of some series of a flush. Their exemplars leave with it for good.
+    pub fn request(&mut self, flush: Flush, keys: &[SeriesKey]) -> Bytes {
+        let rows: Vec<_> = keys.iter().filter_map(|key| self.series.row(flush, key)).collect();
+        let request = self.encode(flush, &rows);
+        for key in keys {
+            if let Some(counted) = self.series.value_mut(key) {
+                counted.client.exemplars.clear();
+                counted.server.exemplars.clear();
+            }
         }
-        (flush, requests)
+        request
     }
 
     /// The flush has been taken.
@@ -100,14 +108,13 @@ impl EdgeSeries {
         self.series.confirm(flush);
     }
 
-    fn request(&self, flush: Flush, rows: &[Row<'_, SeriesKey, Counted>]) -> Bytes {
+    fn encode(&self, flush: Flush, rows: &[Row<'_, SeriesKey, Counted>]) -> Bytes {
         let mut points = Points::default();
         for row in rows {
             self.row(flush, row, &mut points);
         }
         let sum = |name: &str, text: &str, points| sum_metric(format!("{SCOPE}_{name}"), text, points);
-        let histogram =
-            |name: &str, text: &str, points| histogram_metric(format!("{SCOPE}_{name}"), text, "s", points);
+        let histogram = |name: &str, text: &str, points| histogram_metric(format!("{SCOPE}_{name}"), text, "s", points);
         let metrics = vec![
             sum("request_total", "Requests between two services", points.total),
             sum("request_failed_total", "Requests of which either side failed", points.failed),

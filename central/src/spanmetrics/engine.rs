@@ -144,14 +144,30 @@ impl Engine {
         key
     }
 
-    /// Begins a flush and gives its export requests. Exemplars leave with it for good.
-    pub fn flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<Bytes>) {
-        self.series.values_mut().for_each(State::begin_flush);
+    /// Begins a flush of these series; ask [`Self::request`] for some of them at a time.
+    pub fn begin_flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<SeriesKey>) {
         let flush = self.series.begin_flush(now_unix_nano);
-        let requests = self.exposition.requests(flush, &self.series);
-        let windows = self.windows;
-        self.series.values_mut().for_each(|state| state.end_flush(windows));
-        (flush, requests)
+        let mut keys: Vec<_> = self.series.keys().cloned().collect();
+        keys.sort_unstable();
+        (flush, keys)
+    }
+
+    /// The export request of some series of a flush. Exemplars leave with it for good, and a window of the
+    /// distribution ends.
+    pub fn request(&mut self, flush: Flush, keys: &[SeriesKey]) -> Bytes {
+        for key in keys {
+            if let Some(state) = self.series.value_mut(key) {
+                state.begin_flush();
+            }
+        }
+        let rows: Vec<_> = keys.iter().filter_map(|key| self.series.row(flush, key)).collect();
+        let request = self.exposition.request(flush, &rows);
+        for key in keys {
+            if let Some(state) = self.series.value_mut(key) {
+                state.end_flush(self.windows);
+            }
+        }
+        request
     }
 
     /// The flush has been taken.

@@ -34,8 +34,10 @@ impl Meters {
                 "mirador_spanmetrics_duplicate_deltas",
                 "RED deltas that had been merged before and changed nothing.",
             ),
-            invalid: registry
-                .counter("mirador_spanmetrics_invalid_deltas", "RED deltas that contradict themselves and were refused."),
+            invalid: registry.counter(
+                "mirador_spanmetrics_invalid_deltas",
+                "RED deltas that contradict themselves and were refused.",
+            ),
             lost: registry.counter(
                 "mirador_spanmetrics_lost_windows",
                 "Windows of agents that never came: their calls are missing from the totals.",
@@ -44,7 +46,8 @@ impl Meters {
                 "mirador_spanmetrics_missing_windows",
                 "Windows of agents that were overtaken by later ones and may still come.",
             ),
-            streams: registry.gauge("mirador_spanmetrics_streams", "Streams of deltas (agent, epoch, owner) that are known."),
+            streams: registry
+                .gauge("mirador_spanmetrics_streams", "Streams of deltas (agent, epoch, owner) that are known."),
             series: registry.gauge("mirador_spanmetrics_series", "RED series."),
             overflowed: registry.counter(
                 "mirador_spanmetrics_overflowed_calls",
@@ -54,7 +57,8 @@ impl Meters {
                 "mirador_spanmetrics_rebucketed_series",
                 "Series of deltas with other bucket bounds than configured here, counted by their distribution.",
             ),
-            spans: registry.counter("mirador_spanmetrics_spans", "Spans that were counted here, from senders that are no agents."),
+            spans: registry
+                .counter("mirador_spanmetrics_spans", "Spans that were counted here, from senders that are no agents."),
             duplicate_spans: registry.counter(
                 "mirador_spanmetrics_duplicate_spans",
                 "Spans that had been counted here before and changed nothing.",

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::metrics::v1::{Exemplar, HistogramDataPoint, Numb
 
 use super::config::Config;
 use super::state::{Gauge, State};
-use crate::cumulative::{Cumulative, Flush, Row};
+use crate::cumulative::{Flush, Row};
 use crate::metrics_out::points::{
     Buckets, Stand, boolean, encode, exemplar, gauge_metric, histogram_metric, push_gauge, push_histogram, push_sum,
     resource_metrics, sum_metric, text,
@@ -21,7 +21,7 @@ use crate::metrics_out::points::{
 pub const SCOPE: &str = "spanmetricsconnector";
 
 /// Series in one export request; a series has some 25 samples.
-const ROWS_PER_REQUEST: usize = 1000;
+pub const ROWS_PER_REQUEST: usize = 1000;
 
 /// Names, units and quantiles.
 #[derive(Debug)]
@@ -56,15 +56,10 @@ impl Exposition {
         !self.quantiles.is_empty()
     }
 
-    /// The export requests of a flush.
-    pub fn requests(&self, flush: Flush, series: &Cumulative<SeriesKey, State>) -> Vec<Bytes> {
-        let mut rows: Vec<_> = series.rows().collect();
-        rows.sort_by(|one, other| one.key.cmp(other.key));
-        let request = |rows: &[Row<'_, SeriesKey, State>]| {
-            let services = rows.chunk_by(|one, other| one.key.service == other.key.service);
-            encode(services.map(|rows| self.service(flush, rows)).collect())
-        };
-        rows.chunks(ROWS_PER_REQUEST).map(request).collect()
+    /// The export request of some series of a flush, in their order.
+    pub fn request(&self, flush: Flush, rows: &[Row<'_, SeriesKey, State>]) -> Bytes {
+        let services = rows.chunk_by(|one, other| one.key.service == other.key.service);
+        encode(services.map(|rows| self.service(flush, rows)).collect())
     }
 
     fn service(&self, flush: Flush, rows: &[Row<'_, SeriesKey, State>]) -> ResourceMetrics {
@@ -95,7 +90,9 @@ impl Exposition {
         let attributes = attributes(row.key);
         let exemplars = self.exemplars(state);
         push_sum(&mut points.calls, stand, &attributes, state.calls);
-        if !row.is_stale && let Some(point) = points.calls.last_mut() {
+        if !row.is_stale
+            && let Some(point) = points.calls.last_mut()
+        {
             point.exemplars.clone_from(&exemplars);
         }
         let buckets = Buckets {

@@ -77,9 +77,11 @@ impl Streams {
 
     /// Forgets streams that have been silent for the expiration.
     pub fn expire(&mut self, now_unix_nano: u64) {
-        while self.known.front().is_some_and(|(_, stream)| {
-            now_unix_nano.saturating_sub(stream.heard) >= self.expiration
-        }) {
+        while self
+            .known
+            .front()
+            .is_some_and(|(_, stream)| now_unix_nano.saturating_sub(stream.heard) >= self.expiration)
+        {
             self.forget_oldest();
         }
     }

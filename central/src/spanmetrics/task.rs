@@ -7,16 +7,17 @@ use std::time::Duration;
 use mirador_otlp::Request;
 use mirador_proto::red::ExportRedRequest;
 use mirador_service::health::Component;
-use mirador_sketch::Tap;
+use mirador_sketch::{SeriesKey, Tap};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::engine::{Engine, MergeError, Merged};
 use super::meters::Meters;
+use super::series::ROWS_PER_REQUEST;
 use crate::clock::unix_nano;
 use crate::cumulative::Flush;
-use crate::metrics_out::Flusher;
+use crate::metrics_out::{Flusher, LAST_ATTEMPTS, LAST_PAUSE};
 
 /// What the task is asked to do.
 pub(super) enum Command {
@@ -37,15 +38,22 @@ pub(super) struct Task {
     pub(super) interval: Duration,
 }
 
-/// A flush that is being sent.
+/// A flush that is being sent, a piece at a time: a piece is made when the one before has been taken.
 struct UnderWay {
     flush: Flush,
+    keys: Vec<SeriesKey>,
+    /// Series that have been sent, with the piece that is under way.
+    sent: usize,
     sending: JoinHandle<bool>,
 }
 
 impl Task {
     /// Serves commands and flushes every interval until it is told to finish.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, component: Component) -> anyhow::Result<()> {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        component: Component,
+    ) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = tokio::time::interval(Duration::from_secs(1));
@@ -58,19 +66,14 @@ impl Task {
                     Some(Command::Merge(delta, reply)) => self.merge(&delta, reply),
                     Some(Command::Observe(request, reply)) => self.observe(&request, reply),
                     Some(Command::Finish(done)) => {
-                        self.settle(under_way.take()).await;
-                        self.last_flush().await;
+                        self.last_flush(under_way.take()).await;
                         // Nobody listening is fine: the flush has been made all the same.
                         done.send(()).ok();
                         return Ok(());
                     }
                     None => return Ok(()),
                 },
-                taken = sent(&mut under_way) => {
-                    if let Some(UnderWay { flush, .. }) = under_way.take() && taken {
-                        self.engine.confirm(flush);
-                    }
-                }
+                is_taken = sent(&mut under_way) => under_way = self.settle(under_way.take(), is_taken),
                 _ = ticks.tick(), if under_way.is_none() => under_way = self.flush(),
                 _ = beats.tick() => {}
             }
@@ -95,42 +98,64 @@ impl Task {
         reply.send(()).ok();
     }
 
-    fn collect(&mut self) -> Option<(Flush, Vec<bytes::Bytes>)> {
+    /// Begins a flush of everything that has been counted until now; `None` when there is nothing.
+    fn begin(&mut self) -> Option<(Flush, Vec<SeriesKey>)> {
         let now = unix_nano();
         if let Some(window) = self.tap.close(now) {
             self.meters.merged(self.engine.merge_own(window, now));
         }
-        let is_empty = self.engine.series() == 0;
-        let flush = (!is_empty).then(|| self.engine.flush(now));
         self.meters.streams(self.engine.streams(now));
         self.meters.series.set(self.engine.series() as i64);
-        flush
+        (self.engine.series() > 0).then(|| self.engine.begin_flush(now))
     }
 
     fn flush(&mut self) -> Option<UnderWay> {
-        let (flush, requests) = self.collect()?;
+        let (flush, keys) = self.begin()?;
+        Some(self.piece(flush, keys, 0))
+    }
+
+    /// Sends the next piece of a flush.
+    fn piece(&mut self, flush: Flush, keys: Vec<SeriesKey>, begin: usize) -> UnderWay {
+        let end = keys.len().min(begin + ROWS_PER_REQUEST);
+        let request = self.engine.request(flush, &keys[begin..end]);
         let flusher = self.flusher.clone();
-        Some(UnderWay { flush, sending: tokio::spawn(async move { flusher.send(requests).await }) })
+        UnderWay { flush, keys, sent: end, sending: tokio::spawn(async move { flusher.send(request).await }) }
     }
 
-    async fn settle(&mut self, under_way: Option<UnderWay>) {
-        if let Some(UnderWay { flush, sending }) = under_way
-            && sending.await.unwrap_or(false)
-        {
+    /// A piece was taken or not: goes on with the next one, or ends the flush.
+    fn settle(&mut self, under_way: Option<UnderWay>, is_taken: bool) -> Option<UnderWay> {
+        let UnderWay { flush, keys, sent, .. } = under_way?;
+        if is_taken && sent < keys.len() {
+            return Some(self.piece(flush, keys, sent));
+        }
+        self.flusher.settled(is_taken);
+        if is_taken {
             self.engine.confirm(flush);
         }
+        None
     }
 
-    async fn last_flush(&mut self) {
-        if let Some((flush, requests)) = self.collect()
-            && self.flusher.send_last(requests).await
-        {
-            self.engine.confirm(flush);
+    async fn last_flush(&mut self, under_way: Option<UnderWay>) {
+        if let Some(UnderWay { sending, .. }) = under_way {
+            // The last flush says the same and more; only the order of the two matters.
+            sending.await.ok();
         }
+        for attempt in 1..=LAST_ATTEMPTS {
+            let Some((flush, keys)) = self.begin() else { return };
+            let mut pieces = keys.chunks(ROWS_PER_REQUEST);
+            if self.flusher.send_all(|| Some(self.engine.request(flush, pieces.next()?))).await {
+                self.engine.confirm(flush);
+                return;
+            }
+            if attempt < LAST_ATTEMPTS {
+                tokio::time::sleep(LAST_PAUSE).await;
+            }
+        }
+        self.flusher.lost();
     }
 }
 
-/// Whether the flush that is under way was taken; never ends when none is.
+/// Whether the piece that is under way was taken; never ends when none is.
 async fn sent(under_way: &mut Option<UnderWay>) -> bool {
     match under_way {
         // A panic while sending is a flush that failed; the series are untouched by it.

@@ -89,3 +89,17 @@ async fn deltas_are_merged_while_flushes_fail_and_the_next_one_carries_everythin
     }
     assert_eq!(running.finish().await.totals()[CALLS], 50);
 }
+
+#[tokio::test]
+async fn a_flush_of_many_series_leaves_in_pieces_and_a_refused_piece_loses_nothing() {
+    let running = start(Duration::from_millis(100));
+    running.out.refusals.store(1, Ordering::SeqCst);
+    let names: Vec<&'static str> = (0..2_500).map(|number| &*format!("service-{number}").leak()).collect();
+    for (number, name) in names.iter().enumerate() {
+        let (trace, id) = ((number / 250) as u8 + 1, (number % 250) as u8 + 1);
+        running.role.observe(request(&[span(name, 2, trace, id, 0)])).await.unwrap();
+    }
+    let totals = running.finish().await.totals();
+    assert_eq!(totals.len(), 2_500);
+    assert!(totals.values().all(|calls| *calls == 1));
+}

@@ -203,13 +203,15 @@ fn spans_without_a_service_or_with_broken_ids_are_counted_and_left_out() {
 fn dimensions_are_looked_up_in_the_resource_then_in_the_span_in_configured_order() {
     let config = Config { dimensions: vec!["zone".to_owned(), "tier".to_owned()], ..Config::default() };
     let resource = [("service.name", "shop"), ("zone", "resource")];
-    let both = Span {
-        attributes: attributes(&[("tier", "gold"), ("zone", "span")]),
-        ..span(KIND_SERVER, 2, 1)
-    };
+    let both = Span { attributes: attributes(&[("tier", "gold"), ("zone", "span")]), ..span(KIND_SERVER, 2, 1) };
     let (halves, _) = read(&config, &resource, vec![both, span(KIND_CLIENT, 3, 0)]);
     let values = |half: &Half| {
-        half.dimensions.as_ref().unwrap().iter().map(|value| value.as_deref().unwrap_or("-").to_owned()).collect::<Vec<_>>()
+        half.dimensions
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(|value| value.as_deref().unwrap_or("-").to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(values(&halves[0]), ["resource", "gold"]);
     assert_eq!(values(&halves[1]), ["resource", "-"]);

@@ -13,10 +13,7 @@ use super::{Outcome, Pairing};
 const TTL: u64 = 10_000_000_000;
 
 fn config() -> Config {
-    Config {
-        store: StoreConfig { ttl: Duration::from_nanos(TTL), ..StoreConfig::default() },
-        ..Config::default()
-    }
+    Config { store: StoreConfig { ttl: Duration::from_nanos(TTL), ..StoreConfig::default() }, ..Config::default() }
 }
 
 fn id(number: u8) -> [u8; 8] {

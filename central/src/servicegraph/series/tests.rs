@@ -56,8 +56,13 @@ impl Graph {
     /// Flushes `after` nanoseconds later.
     fn flush(&mut self, after: u64) -> (Flush, Vec<Line>) {
         self.now += after;
-        let (flush, requests) = self.series.flush(self.now);
+        let (flush, requests) = self.requests();
         (flush, requests.iter().flat_map(lines).collect())
+    }
+
+    fn requests(&mut self) -> (Flush, Vec<Bytes>) {
+        let (flush, keys) = self.series.begin_flush(self.now);
+        (flush, keys.chunks(ROWS_PER_REQUEST).map(|keys| self.series.request(flush, keys)).collect())
     }
 }
 
@@ -188,10 +193,7 @@ fn a_virtual_side_has_no_latency_series_at_all() {
     let (_, lines) = graph.flush(SECOND);
     assert!(lines.iter().all(|line| line.name != "traces_service_graph_request_client"));
     let total = last(&lines, "traces_service_graph_request_total");
-    assert_eq!(
-        total.labels,
-        "client=user,connection_type=virtual_node,failed=false,server=shop,virtual_node=client"
-    );
+    assert_eq!(total.labels, "client=user,connection_type=virtual_node,failed=false,server=shop,virtual_node=client");
 }
 
 #[test]
@@ -332,7 +334,7 @@ fn many_series_leave_in_several_requests_in_a_fixed_order() {
     let mut graph = Graph::new(&config);
     graph.add((0..2500).map(|number| edge("shop", &format!("server-{number:04}"))));
     graph.now += SECOND;
-    let (_, requests) = graph.series.flush(graph.now);
+    let (_, requests) = graph.requests();
     assert_eq!(requests.len(), 3);
     let servers: Vec<_> = requests
         .iter()

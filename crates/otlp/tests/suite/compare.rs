@@ -283,7 +283,7 @@ fn histogram_equal(view: metrics::HistogramPoint<'_>, decoded: &HistogramDataPoi
     );
     each(view.bucket_counts(), &decoded.bucket_counts, |view, decoded| assert_eq!(view, *decoded));
     each(view.explicit_bounds(), &decoded.explicit_bounds, |view, decoded| {
-        assert_eq!(view.to_bits(), decoded.to_bits())
+        assert_eq!(view.to_bits(), decoded.to_bits());
     });
 }
 

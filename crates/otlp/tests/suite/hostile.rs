@@ -207,6 +207,8 @@ fn views_of_another_signal_are_empty() {
     assert_eq!(request.resource_spans().count() + request.resource_metrics().count(), 0);
 }
 
+type Shape = dyn Fn(&[u8]) -> Vec<u8>;
+
 /// The fast ways look at 64 bytes at once, so every length, every place of a bad byte and every
 /// byte behind the end is tried.
 #[test]
@@ -214,11 +216,11 @@ fn a_bad_byte_is_found_wherever_it_stands_and_only_inside_its_string() {
     let attribute = |key: &[u8], value: &[u8]| field(9, &[field(1, key), field(2, value)].concat());
     // What follows the string is full of high bits.
     let behind = field(2, &[0xFF; 200]);
-    let shapes: [&dyn Fn(&[u8]) -> Vec<u8>; 4] = [
-        &|text| field(5, text),
-        &|text| attribute(b"key", &field(1, text)),
-        &|text| attribute(text, &[0x18, 0xC8, 0x01]),
-        &|text| attribute(text, &[]),
+    let shapes: [Box<Shape>; 4] = [
+        Box::new(|text| field(5, text)),
+        Box::new(move |text| attribute(b"key", &field(1, text))),
+        Box::new(move |text| attribute(text, &[0x18, 0xC8, 0x01])),
+        Box::new(move |text| attribute(text, &[])),
     ];
     for (shape, followed) in shapes.iter().flat_map(|shape| [true, false].map(|followed| (shape, followed))) {
         let item = |text: &[u8]| {

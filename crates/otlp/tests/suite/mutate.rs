@@ -129,7 +129,12 @@ fn message(parent: Type, signal: Signal, body: &[u8], draw: &mut Draw<'_>) -> Ve
                 put_number(&mut out, number, value, draw);
             }
             1 => {
-                put_fixed64(&mut out, number, u64::from_le_bytes(take(&mut rest, 8).try_into().expect("8 bytes")), draw)
+                put_fixed64(
+                    &mut out,
+                    number,
+                    u64::from_le_bytes(take(&mut rest, 8).try_into().expect("8 bytes")),
+                    draw,
+                );
             }
             5 => {
                 put_key(&mut out, number, 5, draw);
