@@ -6,13 +6,16 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mirador_otlp::Signal;
 use mirador_service::config as file;
+use mirador_service::drain::Drain;
 
 use crate::config::Config;
 use crate::explain::{self, Placement, Subject};
+use crate::topology::Agent;
 
 /// `EX_SOFTWARE` of sysexits.h.
 const EXIT_FAILED: u8 = 70;
@@ -35,6 +38,22 @@ pub enum Command {
     Validate(FileArgs),
     /// Print which owner takes a trace, a resource or a service.
     Explain(ExplainArgs),
+    /// Print a part of the documentation as markdown.
+    #[command(hide = true)]
+    Docs {
+        /// Which part.
+        #[arg(value_enum)]
+        topic: Topic,
+    },
+}
+
+/// A part of the documentation that the program knows best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Topic {
+    /// Every key of the configuration.
+    Config,
+    /// Every metric that the process serves.
+    Telemetry,
 }
 
 /// Where the configuration is.
@@ -132,6 +151,30 @@ pub fn load(path: Option<&Path>) -> Result<Config, Failed> {
 pub fn validate(args: &FileArgs) -> Result<(), Failed> {
     let config = load(args.config.as_deref())?;
     print(&file::render(&config))
+}
+
+/// Prints a part of the documentation.
+pub async fn docs(topic: Topic) -> Result<(), Failed> {
+    let text = match topic {
+        Topic::Config => file::document::<Config>("Keys of the agent"),
+        Topic::Telemetry => telemetry().await.map_err(|error| Failed::software(&error))?,
+    };
+    print(&text)
+}
+
+/// Builds the agent on free ports, because a metric is known once its part is built.
+async fn telemetry() -> anyhow::Result<String> {
+    let mut config = Config::default();
+    for endpoint in [
+        &mut config.receiver.protocols.grpc.endpoint,
+        &mut config.receiver.protocols.http.endpoint,
+        &mut config.telemetry.metrics.endpoint,
+        &mut config.health.endpoint,
+    ] {
+        "127.0.0.1:0".clone_into(endpoint);
+    }
+    let agent = Agent::build(config, Drain::new(Duration::ZERO)).await?;
+    Ok(agent.registry().document())
 }
 
 /// Prints who takes the subject.

@@ -9,9 +9,6 @@ use mirador_otlp::Signal;
 use mirador_service::metrics::{Counter, Family, Gauge, Registry};
 use prometheus_client::encoding::EncodeLabelSet;
 
-
-
-
 /// The signal.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct SignalLabels {
@@ -88,12 +85,8 @@ impl Ledger {
 
     /// Enters the items of one request.
     pub fn enter(&self, signal: Signal, items: usize) -> Entry {
-        let entry = Entry {
-            books: Arc::clone(&self.books),
-            book: signal as usize,
-            items: items as u64,
-            settled: false,
-        };
+        let entry =
+            Entry { books: Arc::clone(&self.books), book: signal as usize, items: items as u64, settled: false };
         let book = entry.book();
         book.requests.inc();
         book.in_flight.inc_by(items as i64);

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Validate(args) => cli::validate(&args),
         Command::Explain(args) => runtime(1).and_then(|runtime| runtime.block_on(cli::explain(&args))),
+        Command::Docs { topic } => runtime(1).and_then(|runtime| runtime.block_on(cli::docs(topic))),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

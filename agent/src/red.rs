@@ -84,7 +84,12 @@ struct Attempt {
 }
 
 /// Builds the tap and the task of its windows.
-pub fn build(settings: &Settings, destination: Destination, registry: &Registry, component: Component) -> (Red, Windows) {
+pub fn build(
+    settings: &Settings,
+    destination: Destination,
+    registry: &Registry,
+    component: Component,
+) -> (Red, Windows) {
     let shared = Arc::new(Shared {
         tap: Mutex::new(Tap::new(&settings.tap, settings.seed)),
         metrics: Metrics::register(registry),
@@ -243,7 +248,11 @@ impl Windows {
 
     fn count_overflow(&self, lost: Lost) {
         if !lost.is_nothing() {
-            tracing::warn!(deltas = lost.deltas, series = lost.series, "RED deltas dropped: windows.queue_size_bytes is full");
+            tracing::warn!(
+                deltas = lost.deltas,
+                series = lost.series,
+                "RED deltas dropped: windows.queue_size_bytes is full"
+            );
             self.shared.metrics.lost("queue_full", lost);
         }
     }

@@ -8,8 +8,6 @@
 use mirador_service::metrics::{Family, Gauge, Registry};
 use prometheus_client::encoding::EncodeLabelSet;
 
-
-
 use crate::config::SteeringConfig;
 
 /// Whether connections are redirected, and why not.

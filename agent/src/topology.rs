@@ -152,8 +152,12 @@ impl Agent {
         if report.is_clean() {
             tracing::info!("drained, nothing was lost");
         } else {
-            tracing::error!(requests = report.requests, red_deltas = report.red.deltas, red_series = report.red.series,
-                "the grace period ended with work in flight: unanswered requests stay with their clients, RED deltas are lost");
+            tracing::error!(
+                requests = report.requests,
+                red_deltas = report.red.deltas,
+                red_series = report.red.series,
+                "the grace period ended with work in flight: unanswered requests stay with their clients, RED deltas are lost"
+            );
         }
         Ok(report)
     }

@@ -65,12 +65,7 @@ impl Unheard {
 
     /// Makes a request's work survive its client.
     pub fn guard(&self, seed: u64, body: Bytes, work: impl Future<Output = Outcome> + Send + 'static) -> Carried {
-        Carried {
-            work: Some(Box::pin(work)),
-            unheard: self.clone(),
-            seed,
-            body,
-        }
+        Carried { work: Some(Box::pin(work)), unheard: self.clone(), seed, body }
     }
 
     /// How many are remembered.

@@ -18,8 +18,8 @@ use mirador_proto::otlp::metrics::v1::{Gauge, Metric, NumberDataPoint, ResourceM
 use mirador_proto::otlp::resource::v1::Resource;
 use mirador_proto::red::ExportRedRequest;
 use mirador_transport::{Accepted, Kind};
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use tonic::Code;
 
 /// Calls and summed nanoseconds by service and span name.
@@ -78,7 +78,8 @@ async fn every_signal_reaches_its_owner_and_says_which_agent_forwarded_it() {
     let agent = Running::start(agent_config(&[&one, &two])).await;
     let body = spans(0, 40);
     assert_eq!(agent.send(TRACES, body.clone()).await.unwrap(), Accepted::default());
-    let resource = |name: &str| Some(Resource { attributes: vec![attribute("service.name", name)], ..Resource::default() });
+    let resource =
+        |name: &str| Some(Resource { attributes: vec![attribute("service.name", name)], ..Resource::default() });
     let mut metrics = ExportMetricsServiceRequest::default();
     let mut logs = ExportLogsServiceRequest::default();
     for at in 0..12 {
@@ -186,7 +187,11 @@ async fn red_windows_are_sent_again_with_the_same_numbers_after_a_lost_acknowled
         .map(|call| ExportRedRequest::decode(call.body.clone()).unwrap().sequence)
         .collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "contiguous from 1");
-    assert_eq!(merged(&central.calls(Kind::Red)), offline([&body, &spans(20, 20)]), "counting what was answered with an error too");
+    assert_eq!(
+        merged(&central.calls(Kind::Red)),
+        offline([&body, &spans(20, 20)]),
+        "counting what was answered with an error too"
+    );
 }
 
 #[tokio::test]
@@ -293,7 +298,8 @@ async fn spans_without_a_trace_id_go_where_their_resource_goes_and_are_counted()
     let cart = |central: &Central| {
         let calls = central.calls(TRACES).into_iter();
         let resources = calls.flat_map(|call| ExportTraceServiceRequest::decode(call.body).unwrap().resource_spans);
-        let services = resources.filter(|resource| resource.resource.as_ref().unwrap().attributes[0] == attribute("service.name", "cart"));
+        let services = resources
+            .filter(|resource| resource.resource.as_ref().unwrap().attributes[0] == attribute("service.name", "cart"));
         services.flat_map(|resource| resource.scope_spans).map(|scope| scope.spans.len()).sum::<usize>()
     };
     assert_eq!([cart(&one), cart(&two)].iter().filter(|count| **count == 15).count(), 1, "all on one owner");

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use mirador_service::config as file;
 
 use crate::config::Config;
@@ -43,6 +43,22 @@ pub enum Command {
     All(AllArgs),
     /// Print the configuration that is in effect, or every problem in it.
     Validate(ValidateArgs),
+    /// Print a part of the documentation as markdown.
+    #[command(hide = true)]
+    Docs {
+        /// Which part.
+        #[arg(value_enum)]
+        topic: Topic,
+    },
+}
+
+/// A part of the documentation that the program knows best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Topic {
+    /// Every key of the configuration.
+    Config,
+    /// Every metric that the process serves.
+    Telemetry,
 }
 
 /// Where the configuration of one role is.
@@ -110,6 +126,8 @@ pub enum Task {
     Run(Role, Box<Config>),
     /// Print this.
     Print(String),
+    /// Print every metric that the process serves.
+    Telemetry,
 }
 
 impl Cli {
@@ -129,6 +147,10 @@ impl Cli {
                 let config = load(args.role, args.file.config.as_deref())?;
                 Ok(Task::Print(file::render(&config)))
             }
+            Command::Docs { topic: Topic::Config } => {
+                Ok(Task::Print(file::document::<Config>("Keys of the central roles")))
+            }
+            Command::Docs { topic: Topic::Telemetry } => Ok(Task::Telemetry),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod console;
 pub mod consume;
 pub mod cumulative;
+pub mod describe;
 pub mod exporter;
 pub mod isolationforest;
 pub mod logs;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use mirador_central::cli::{self, Cli, Failed, Task};
 use mirador_central::config::Config;
+use mirador_central::describe;
 use mirador_central::role::Role;
 use mirador_central::topology::Central;
 use mirador_service::drain::{self, Drain};
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task() {
         Ok(Task::Run(role, config)) => run(role, *config),
         Ok(Task::Print(text)) => cli::print(&text),
+        Ok(Task::Telemetry) => telemetry_page(),
         Err(failed) => Err(failed),
     };
     match outcome {
@@ -38,6 +40,14 @@ fn run(role: Role, config: Config) -> Result<(), Failed> {
     // What is left are connections to peers that have their answers.
     runtime.shutdown_background();
     outcome
+}
+
+/// Builds every role on free ports and a store that is thrown away, because a metric is known once its part is built.
+fn telemetry_page() -> Result<(), Failed> {
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(|error| Failed::software(&error.into()))?;
+    let text = runtime.block_on(describe::telemetry()).map_err(|error| Failed::software(&error))?;
+    cli::print(&text)
 }
 
 async fn serve(role: Role, config: Config) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ use mirador_service::memory::Budget;
 use mirador_service::metrics::Registry;
 use mirador_service::supervise::Supervisor;
 use mirador_service::telemetry;
-use mirador_transport::receiver::Receiver;
+use mirador_transport::receiver::{Receiver, ReceiverMetrics};
 use mirador_transport::sender::Destination;
 use tokio::time::Instant;
 
@@ -192,6 +192,11 @@ impl Central {
     /// Where the console is served, if it is.
     pub fn console_addr(&self) -> Option<SocketAddr> {
         self.console
+    }
+
+    /// What the receiver counts on behalf of its consumer.
+    pub fn receiver_items(&self) -> ReceiverMetrics {
+        self.receiver.items()
     }
 
     /// The process' own metrics.

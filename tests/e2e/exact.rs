@@ -83,7 +83,8 @@ async fn every_sampled_trace_is_complete(fleet: &Fleet, requests: &[ExportTraceS
             Ok((stored.len() >= span_ids.len()).then_some(stored))
         })
         .await?;
-        let found: HashSet<String> = stored.iter().filter_map(|span| span["spanID"].as_str().map(str::to_owned)).collect();
+        let found: HashSet<String> =
+            stored.iter().filter_map(|span| span["spanID"].as_str().map(str::to_owned)).collect();
         let expected: HashSet<String> = span_ids.iter().map(|span_id| hex(span_id)).collect();
         ensure!(found == expected && stored.len() == expected.len(), "trace {id}: sent {expected:?}, stored {found:?}");
     }
@@ -110,7 +111,11 @@ pub(crate) async fn every_series_has_a_score(fleet: &Fleet) -> Result<()> {
         }
         ensure!(!wanted.is_empty(), "nothing is stored");
         let missing: Vec<_> = wanted.difference(&scored).take(3).collect();
-        ensure!(missing.is_empty(), "without a score: {missing:?}; scored are {:?}", scored.iter().take(3).collect::<Vec<_>>());
+        ensure!(
+            missing.is_empty(),
+            "without a score: {missing:?}; scored are {:?}",
+            scored.iter().take(3).collect::<Vec<_>>()
+        );
         Ok(Some(()))
     })
     .await
@@ -131,5 +136,5 @@ pub(crate) async fn conserved(agent: &mirador_support::node::Node) -> Result<()>
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(u32::from(digit), 16)).collect()
 }

@@ -87,7 +87,9 @@ impl Fleet {
                 .iter()
                 .find(|(key, red)| found.get(*key) != Some(*red))
                 .map(|(key, red)| format!("{key:?}: expected {red:?}, stored {:?}", found.get(key)))
-                .or_else(|| found.keys().find(|key| !expected.contains_key(*key)).map(|key| format!("{key:?} is too much")));
+                .or_else(|| {
+                    found.keys().find(|key| !expected.contains_key(*key)).map(|key| format!("{key:?} is too much"))
+                });
             anyhow::bail!("{}", difference.unwrap_or_default())
         })
         .await
@@ -122,14 +124,21 @@ fn label(labels: &BTreeMap<String, String>, name: &str) -> String {
 }
 
 fn red_key(labels: &BTreeMap<String, String>) -> RedKey {
-    (label(labels, "service_name"), label(labels, "span_name"), label(labels, "span_kind"), label(labels, "status_code"))
+    (
+        label(labels, "service_name"),
+        label(labels, "span_name"),
+        label(labels, "span_kind"),
+        label(labels, "status_code"),
+    )
 }
 
 /// The last value of every RED series; durations are taken back from milliseconds to whole nanoseconds.
 pub(crate) async fn stored_red(metrics: &VictoriaMetrics) -> Result<BTreeMap<RedKey, Red>> {
     let mut found: BTreeMap<RedKey, Red> = BTreeMap::new();
     let mut cumulative: BTreeMap<RedKey, BTreeMap<usize, f64>> = BTreeMap::new();
-    for series in metrics.export(r#"{__name__=~"traces_span_metrics_(calls_total|duration_milliseconds_(sum|bucket))"}"#).await? {
+    for series in
+        metrics.export(r#"{__name__=~"traces_span_metrics_(calls_total|duration_milliseconds_(sum|bucket))"}"#).await?
+    {
         let key = red_key(&series.labels);
         let Some((_, last)) = series.samples.last() else { continue };
         let red = found.entry(key.clone()).or_default();

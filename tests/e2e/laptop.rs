@@ -71,7 +71,9 @@ async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<(
         let rows = laptop.central.ask("/api/edges?since=1h").await?;
         for ((client, server, kind), edge) in &edges {
             let row = rows.as_array().into_iter().flatten().find(|row| {
-                row["client"] == client.as_str() && row["server"] == server.as_str() && row["connection_type"] == kind.as_str()
+                row["client"] == client.as_str()
+                    && row["server"] == server.as_str()
+                    && row["connection_type"] == kind.as_str()
             });
             let found = row.map_or(0.0, |row| number(row, "calls"));
             ensure!((found - edge.calls as f64).abs() < 0.5, "{client} -> {server}: {found} of {}", edge.calls);
@@ -81,7 +83,8 @@ async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<(
     .await?;
     let (_, span) = &visits[0].spans[0];
     let trace = laptop.central.ask(&format!("/api/traces/{}", hex(&span.trace_id))).await?;
-    let of_trace = visits.iter().flat_map(|visit| &visit.spans).filter(|(_, other)| other.trace_id == span.trace_id).count();
+    let of_trace =
+        visits.iter().flat_map(|visit| &visit.spans).filter(|(_, other)| other.trace_id == span.trace_id).count();
     ensure!(trace.as_array().is_some_and(|spans| spans.len() == of_trace), "{trace}");
     let logs = laptop.central.ask("/api/logs?since=1h&limit=1000").await?;
     let sent: usize = visits.iter().map(|visit| visit.logs.len()).sum();
@@ -124,8 +127,13 @@ async fn json_by_hand_is_taken_and_rubbish_is_refused_without_harm() -> Result<(
     }]});
     let answer = post("application/json", body.to_string().into_bytes()).await?;
     ensure!(answer.status().is_success(), "{}", answer.status());
-    let spans = until("the span", WAIT, async || Ok(Some(laptop.central.ask(&format!("/api/traces/{trace_id}")).await?))).await?;
-    ensure!(spans[0]["service"] == "by-hand" && spans[0]["attributes"]["big"] == json!(9_007_199_254_740_993_u64), "{spans}");
+    let spans =
+        until("the span", WAIT, async || Ok(Some(laptop.central.ask(&format!("/api/traces/{trace_id}")).await?)))
+            .await?;
+    ensure!(
+        spans[0]["service"] == "by-hand" && spans[0]["attributes"]["big"] == json!(9_007_199_254_740_993_u64),
+        "{spans}"
+    );
     Ok(())
 }
 

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use crate::fleet::{WAIT, owners};
 
-fn text(value: &str) -> Option<AnyValue> {
-    Some(AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) })
+fn text(value: &str) -> AnyValue {
+    AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) }
 }
 
 fn request(service: &str, bodies: &[String]) -> Result<ExportLogsServiceRequest> {
@@ -34,8 +34,12 @@ fn request(service: &str, bodies: &[String]) -> Result<ExportLogsServiceRequest>
             observed_time_unix_nano: now,
             severity_number: 9 + (index % 3) as i32 * 4,
             severity_text: "INFO".to_owned(),
-            body: text(body),
-            attributes: vec![KeyValue { key: "line".to_owned(), value: text(&index.to_string()), ..KeyValue::default() }],
+            body: Some(text(body)),
+            attributes: vec![KeyValue {
+                key: "line".to_owned(),
+                value: Some(text(&index.to_string())),
+                ..KeyValue::default()
+            }],
             trace_id: if index % 2 == 0 { vec![3; 16] } else { Vec::new() },
             ..LogRecord::default()
         })
@@ -43,7 +47,11 @@ fn request(service: &str, bodies: &[String]) -> Result<ExportLogsServiceRequest>
     Ok(ExportLogsServiceRequest {
         resource_logs: vec![ResourceLogs {
             resource: Some(Resource {
-                attributes: vec![KeyValue { key: "service.name".to_owned(), value: text(service), ..KeyValue::default() }],
+                attributes: vec![KeyValue {
+                    key: "service.name".to_owned(),
+                    value: Some(text(service)),
+                    ..KeyValue::default()
+                }],
                 ..Resource::default()
             }),
             scope_logs: vec![ScopeLogs { log_records, ..ScopeLogs::default() }],
@@ -71,7 +79,9 @@ fn central(cassandra: &Cassandra) -> Value {
 async fn a_repeated_export_leaves_every_log_row_exactly_once_even_across_a_kill_of_the_store() -> Result<()> {
     let mut cassandra = Cassandra::start().await?;
     let logs = Node::central("logs", central(&cassandra)).await?;
-    let agent = Node::agent(json!({"exporters": {"logs": owners(&[&logs]), "traces": null, "metrics": null, "red": null}})).await?;
+    let agent =
+        Node::agent(json!({"exporters": {"logs": owners(&[&logs]), "traces": null, "metrics": null, "red": null}}))
+            .await?;
     let sender = Sender::new(&format!("http://{}", agent.http))?;
     let lines: Vec<String> = (0..500).map(|index| format!("order {index} was paid")).collect();
     let big = "x".repeat(40_000);
@@ -119,7 +129,9 @@ async fn log_records_reach_a_store_that_speaks_otlp_over_http() -> Result<()> {
     let sender = Sender::new(&format!("http://{}", logs.http))?;
     sender.logs(&request("mail", &["one".to_owned(), "two".to_owned()])?).await?;
     let found = until("the records to be found", Duration::from_secs(60), async || {
-        let query = client::client()?.post(format!("{}/select/logsql/query", store.url())).form(&[("query", "service.name:mail")]);
+        let query = client::client()?
+            .post(format!("{}/select/logsql/query", store.url()))
+            .form(&[("query", "service.name:mail")]);
         let rows = client::json_lines(query).await?;
         Ok((rows.len() >= 2).then_some(rows))
     })
@@ -152,10 +164,7 @@ async fn a_tail_of_one_service_reads_newest_first_by_its_time_uuid() -> Result<(
     }
     sender.logs(&request).await?;
     let reader = session(&cassandra).await?;
-    let rows = reader
-        .query_unpaged("SELECT bucket, shards FROM otel.log_streams_v1", ())
-        .await?
-        .into_rows_result()?;
+    let rows = reader.query_unpaged("SELECT bucket, shards FROM otel.log_streams_v1", ()).await?.into_rows_result()?;
     let buckets: Vec<(i32, i16)> = rows.rows::<(i32, i16)>()?.collect::<Result<_, _>>()?;
     ensure!(!buckets.is_empty(), "the catalogue names no bucket");
     let mut found = Vec::new();

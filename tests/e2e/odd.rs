@@ -56,10 +56,20 @@ impl Maker {
 fn odd_requests(start: u64) -> Vec<ExportTraceServiceRequest> {
     let mut make = Maker { random: Random::new(5), start };
     let service = |name: &str| vec![text("service.name", name)];
-    let durations: Vec<Span> = [0, -5_000_000, 1, 2 * MS as i64, 2 * MS as i64 + 1, 50 * MS as i64, 15_000 * MS as i64, 15_000 * MS as i64 + 1, 86_400_000 * MS as i64]
-        .into_iter()
-        .map(|nanos| make.span("durations", 2, nanos))
-        .collect();
+    let durations: Vec<Span> = [
+        0,
+        -5_000_000,
+        1,
+        2 * MS as i64,
+        2 * MS as i64 + 1,
+        50 * MS as i64,
+        15_000 * MS as i64,
+        15_000 * MS as i64 + 1,
+        86_400_000 * MS as i64,
+    ]
+    .into_iter()
+    .map(|nanos| make.span("durations", 2, nanos))
+    .collect();
     let mut failing = make.span("Zürich → 東京 🚆", 2, 7 * MS as i64);
     failing.status = Some(Status { code: 2, message: "no seat".to_owned() });
     let kinds: Vec<Span> = (0..=6).map(|kind| make.span("kinds", kind, 3 * MS as i64)).collect();

@@ -12,8 +12,7 @@ use mirador_support::node::Node;
 use serde_json::{Value, json};
 
 use crate::exact::conserved;
-use crate::fleet::owners;
-const WAIT: std::time::Duration = std::time::Duration::from_secs(40);
+use crate::fleet::{WAIT, owners};
 
 /// What is ordered, how often, and the status of the answer.
 const ORDERS: [(&str, usize, u16); 3] = [("fine", 20, 200), ("absent", 9, 404), ("broken", 6, 502)];
@@ -118,7 +117,15 @@ async fn red_is_what_was_driven(pair: &Pair) -> Result<()> {
     until("RED of the application", WAIT, async || {
         let answer = pair.central.ask("/api/red?since=1h").await?;
         let mut found: Vec<_> = rows(&answer)
-            .map(|row| (word(row, "service"), word(row, "span"), word(row, "kind"), number(row, "calls"), number(row, "errors")))
+            .map(|row| {
+                (
+                    word(row, "service"),
+                    word(row, "span"),
+                    word(row, "kind"),
+                    number(row, "calls"),
+                    number(row, "errors"),
+                )
+            })
             .map(|row| format!("{row:?}"))
             .collect();
         found.sort();
@@ -197,7 +204,10 @@ async fn logs_are_there_once(pair: &Pair, traces: &BTreeSet<String>) -> Result<(
         }
     }
     let found: BTreeSet<String> = of_order.values().flatten().cloned().collect();
-    ensure!(of_order.values().all(|ids| ids.len() == 1), "the records of one order have several trace ids: {of_order:?}");
+    ensure!(
+        of_order.values().all(|ids| ids.len() == 1),
+        "the records of one order have several trace ids: {of_order:?}"
+    );
     ensure!(found == *traces, "trace ids of log records {found:?}, of spans {traces:?}");
     Ok(())
 }
@@ -261,7 +271,10 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
                 stored.insert((base.to_owned(), labels));
             }
         }
-        ensure!(stored.iter().any(|(_, labels)| labels.get("job").is_some_and(|found| found == job)), "nothing of {job}");
+        ensure!(
+            stored.iter().any(|(_, labels)| labels.get("job").is_some_and(|found| found == job)),
+            "nothing of {job}"
+        );
     }
     let missing: Vec<_> = stored.difference(&scored).take(3).collect();
     ensure!(missing.is_empty(), "without a score: {missing:?}");
@@ -315,16 +328,15 @@ async fn a_central_that_is_restarted_under_stock_sdks_costs_no_span_no_record_an
     let mut application = Application::start(&pair.agent).await?;
     let central = &mut pair.central;
     order_everything(&application, async |round| match round {
-        3 | 9 => if std::env::var_os("SDK_KILL").is_some() { central.kill().await } else { central.stop().await },
+        3 | 9 => central.stop().await,
         6 | 12 => central.restart().await,
         _ => Ok(()),
     })
     .await?;
     let traces = traces_are_whole(&pair).await?;
     logs_are_there_once(&pair, &traces).await?;
-    eprintln!("spans, logs fine"); red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
-    eprintln!("RED fine"); metrics_are_whole_and_scored(&pair).await?; eprintln!("metrics fine");
-    edges_are_what_was_driven(&pair).await?;
+    red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
+    metrics_are_whole_and_scored(&pair).await?;
     application.stop().await.with_context(|| application.tails())?;
     conserved(&pair.agent).await
 }

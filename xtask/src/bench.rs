@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use subject::{Job, Subject};
 
-/// Options of the verb.
+/// Measure what a span costs, beside the OpenTelemetry Collector in the same run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Seconds that each figure is measured.

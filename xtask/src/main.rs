@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its user")]
 
 mod backends;
+mod bench;
 mod ci;
 mod codegen;
 mod docs;
@@ -30,6 +31,7 @@ enum Verb {
     Ci(ci::Options),
     Tidy(tidy::Options),
     Backends(backends::Options),
+    Bench(bench::Options),
     Codegen(codegen::Options),
     Docs(docs::Options),
 }
@@ -41,6 +43,7 @@ fn main() -> std::process::ExitCode {
         Verb::Ci(options) => ci::run(&options),
         Verb::Tidy(options) => tidy::run(&options),
         Verb::Backends(options) => backends::run(&options),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Codegen(options) => codegen::run(&options),
         Verb::Docs(options) => docs::run(&options),
     };

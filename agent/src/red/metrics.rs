@@ -4,9 +4,6 @@ use mirador_service::metrics::{Counter, Family, Gauge, Registry};
 use mirador_sketch::Observed;
 use prometheus_client::encoding::EncodeLabelSet;
 
-
-
-
 use super::outbox::{Delta, Lost};
 
 /// Why something was given up.
@@ -40,7 +37,8 @@ impl Metrics {
     pub(super) fn register(registry: &Registry) -> Self {
         Self {
             spans: registry.counter("mirador_agent_red_spans", "Spans counted into RED series."),
-            duplicates: registry.counter("mirador_agent_red_duplicate_spans", "Spans of repeated requests, counted before."),
+            duplicates: registry
+                .counter("mirador_agent_red_duplicate_spans", "Spans of repeated requests, counted before."),
             skipped: registry.counter(
                 "mirador_agent_red_spans_without_service",
                 "Spans that were forwarded but not counted, because their resource has no service.name.",
@@ -55,16 +53,20 @@ impl Metrics {
             ),
             series: registry.gauge("mirador_agent_red_series", "Series in the open window."),
             closed_deltas: registry.counter("mirador_agent_red_deltas", "Deltas made of closed windows."),
-            closed_series: registry.counter("mirador_agent_red_delta_series", "Series in deltas made of closed windows."),
-            acknowledged_deltas: registry.counter("mirador_agent_red_acknowledged_deltas", "Deltas that central has taken."),
-            acknowledged_series: registry.counter(
-                "mirador_agent_red_acknowledged_series",
-                "Series in deltas that central has taken.",
-            ),
-            resent: registry.counter("mirador_agent_red_resent_deltas", "Failed attempts after which a delta is sent again."),
-            moved: registry.counter("mirador_agent_red_moved_deltas", "Deltas that were placed again because their owner left."),
-            lost_deltas: registry.counter_family("mirador_agent_red_lost_deltas", "Deltas that were given up, by reason."),
-            lost_series: registry.counter_family("mirador_agent_red_lost_series", "Series in deltas that were given up."),
+            closed_series: registry
+                .counter("mirador_agent_red_delta_series", "Series in deltas made of closed windows."),
+            acknowledged_deltas: registry
+                .counter("mirador_agent_red_acknowledged_deltas", "Deltas that central has taken."),
+            acknowledged_series: registry
+                .counter("mirador_agent_red_acknowledged_series", "Series in deltas that central has taken."),
+            resent: registry
+                .counter("mirador_agent_red_resent_deltas", "Failed attempts after which a delta is sent again."),
+            moved: registry
+                .counter("mirador_agent_red_moved_deltas", "Deltas that were placed again because their owner left."),
+            lost_deltas: registry
+                .counter_family("mirador_agent_red_lost_deltas", "Deltas that were given up, by reason."),
+            lost_series: registry
+                .counter_family("mirador_agent_red_lost_series", "Series in deltas that were given up."),
             waiting: registry.gauge("mirador_agent_red_waiting_deltas", "Deltas that wait for central."),
             waiting_bytes: registry.gauge("mirador_agent_red_waiting_bytes", "Bytes of deltas that wait for central."),
         }

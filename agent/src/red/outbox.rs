@@ -59,14 +59,7 @@ struct Stream {
 impl Outbox {
     /// An empty outbox of the process that started at `epoch` (unix nanoseconds).
     pub fn new(agent_id: String, epoch: u64, limit_bytes: usize) -> Self {
-        Self {
-            agent_id,
-            epoch,
-            limit: limit_bytes,
-            bytes: 0,
-            streams: BTreeMap::new(),
-            floor: 1,
-        }
+        Self { agent_id, epoch, limit: limit_bytes, bytes: 0, streams: BTreeMap::new(), floor: 1 }
     }
 
     /// Numbers a request for a stream and keeps it; returns what had to be dropped for it.
@@ -100,7 +93,8 @@ impl Outbox {
 
     /// The next delta to send, one per stream at a time.
     pub fn next_to_send(&mut self) -> Option<Delta> {
-        let stream = self.streams.values_mut().find(|stream| stream.in_flight.is_none() && !stream.waiting.is_empty())?;
+        let stream =
+            self.streams.values_mut().find(|stream| stream.in_flight.is_none() && !stream.waiting.is_empty())?;
         let head = stream.waiting.front()?.clone();
         stream.in_flight = Some(head.sequence);
         Some(head)
@@ -250,10 +244,8 @@ fn split(request: ExportRedRequest, owner_of: &impl Fn(&str) -> String) -> Vec<(
         let service = head.strings.get(series.service as usize).map_or("", String::as_str);
         by_owner.entry(owner_of(service)).or_default().push(series);
     }
-    let mut parts: Vec<_> = by_owner
-        .into_iter()
-        .map(|(owner, series)| (owner, ExportRedRequest { series, ..head.clone() }))
-        .collect();
+    let mut parts: Vec<_> =
+        by_owner.into_iter().map(|(owner, series)| (owner, ExportRedRequest { series, ..head.clone() })).collect();
     parts.sort_by(|left, right| left.0.cmp(&right.0));
     parts
 }

@@ -2,38 +2,41 @@
 //!
 //! Never: follows a redirect, uses a proxy that the configuration does not name, reads an answer without a cap.
 
+mod answer;
 mod post;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mirador_otlp::{Request, Signal};
+use mirador_otlp::Request;
 use mirador_service::metrics::Registry;
 use mirador_service::secret::Secret;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use prost::Message;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ExportError, LogStore, Stored, TraceStore};
-pub use post::Poster;
+pub(in crate::exporter) use post::plain_http;
+pub use post::{Answer, Poster};
 
 /// Sections `exporters.otlphttp_traces` and `exporters.otlphttp_logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs`.
+    /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs`. `https` is
+    /// refused: this build has no TLS towards backends. No default, except for `exporters.victoriatraces`:
+    /// `http://127.0.0.1:10428/insert/opentelemetry/v1/traces`.
     pub endpoint: String,
-    /// Headers sent with every request: credentials, tenants, `VL-Stream-Fields`.
+    /// Headers sent with every request: credentials, tenants, `VL-Stream-Fields`. Default: none.
     pub headers: BTreeMap<String, Secret>,
-    /// How bodies are compressed.
+    /// How bodies are compressed. Default `zstd`; `gzip` and `none` are for backends that do not know it.
     pub compression: Compression,
-    /// How long one request may take.
+    /// How long one request may take, from connecting to the end of the answer. Default 5s.
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "String")]
     pub timeout: Duration,
-    /// Requests under way at once; more wait.
+    /// Requests under way at once; more wait. Default 32.
     pub max_in_flight: usize,
 }
 
@@ -63,6 +66,7 @@ pub enum Compression {
 
 /// Sends requests of one signal to one URL.
 pub struct OtlpHttp {
+    section: &'static str,
     poster: Poster,
 }
 
@@ -71,37 +75,27 @@ impl OtlpHttp {
     ///
     /// # Errors
     /// When the URL or a header is malformed; the text names the key.
-    pub fn new(
-        section: &'static str,
-        config: &Config,
-        registry: &Registry,
-    ) -> anyhow::Result<Self> {
-        Ok(Self {
-            poster: Poster::new(section, config, registry)?,
-        })
+    pub fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
+        Ok(Self { section, poster: Poster::new(section, config, registry)? })
     }
 
     async fn send(&self, request: &Request) -> Result<(), ExportError> {
         let answer = self.poster.post(request.bytes().clone()).await?;
-        // Backends that answer with an empty body have taken everything.
-        let rejected = match request.signal() {
-            Signal::Traces => ExportTraceServiceResponse::decode(answer)
-                .ok()
-                .and_then(|answer| answer.partial_success)
-                .map(|partial| (partial.rejected_spans, partial.error_message)),
-            Signal::Logs => ExportLogsServiceResponse::decode(answer)
-                .ok()
-                .and_then(|answer| answer.partial_success)
-                .map(|partial| (partial.rejected_log_records, partial.error_message)),
-            Signal::Metrics => None,
+        let Some(partial) = answer::partial(request.signal(), &answer) else {
+            // The status says that the data was taken; sending it again because of its text would store it twice.
+            tracing::warn!(exporter = self.section, "the backend took the data with an answer that is not OTLP's");
+            return Ok(());
         };
-        match rejected {
-            Some((rejected, reason)) if rejected > 0 => Err(ExportError::Partial {
-                rejected: rejected as u64,
-                reason,
-            }),
-            _ => Ok(()),
+        // The sender must not retry a partial success, whatever it rejects (OTLP specification, "Partial Success").
+        let rejected = partial.rejected.min(request.items() as u64);
+        if rejected > 0 {
+            let reason = format!("{}: the backend rejected {rejected} items: {}", self.section, partial.message);
+            return Err(ExportError::Partial { rejected, reason });
         }
+        if !partial.message.is_empty() {
+            tracing::warn!(exporter = self.section, message = %partial.message, "the backend took the data with a warning");
+        }
+        Ok(())
     }
 }
 

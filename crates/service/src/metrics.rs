@@ -223,6 +223,16 @@ impl Registry {
         inner.entries.iter().map(|(name, entry)| entry.describe(name)).collect()
     }
 
+    /// Every registered metric as a table in Markdown, for docs/telemetry.md.
+    pub fn document(&self) -> String {
+        let rows = self.describe().into_iter().map(|metric| {
+            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let help = metric.help.replace('|', "\\|");
+            format!("| `{}` | {} | {} | {help} |\n", metric.name, metric.kind.as_str(), labels.join(", "))
+        });
+        ["| metric | kind | labels | meaning |\n|---|---|---|---|\n".to_owned()].into_iter().chain(rows).collect()
+    }
+
     fn register<M: Metric + Clone + Debug>(&self, name: &str, help: &str, make: impl FnOnce() -> M) -> M {
         let name = base_name(name);
         assert!(is_metric_name(name), "metric name {name:?}: expected lower-case letters, digits and _");

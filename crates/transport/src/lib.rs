@@ -35,12 +35,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the metric tables.
-    pub const ALL: [Self; 4] = [
-        Self::Otlp(Signal::Traces),
-        Self::Otlp(Signal::Metrics),
-        Self::Otlp(Signal::Logs),
-        Self::Red,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::Otlp(Signal::Traces), Self::Otlp(Signal::Metrics), Self::Otlp(Signal::Logs), Self::Red];
 
     /// The name used in labels and logs.
     pub fn as_str(self) -> &'static str {

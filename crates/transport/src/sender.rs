@@ -48,13 +48,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use self::config::Config;
-pub use self::placement::Placed;
-pub use self::remember::Remembered;
-pub use self::roster::{Roster, resolve_once};
 use self::config::{DnsConfig, ResolverConfig};
 use self::metrics::{DestinationMetrics, Metrics};
 use self::owner::Owner;
+pub use self::placement::Placed;
+pub use self::remember::Remembered;
 use self::resolver::{Answer, Membership};
+pub use self::roster::{Roster, resolve_once};
 use crate::Refusal;
 
 /// Parts of failed requests that are remembered at most, and for how long. A client gives up within
@@ -251,8 +251,7 @@ impl Inner {
     fn install(&self, members: Vec<String>) {
         let _guard = self.installing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.set.load_full();
-        let mut kept: HashMap<&str, &Arc<Owner>> =
-            before.members.iter().map(|owner| (owner.name(), owner)).collect();
+        let mut kept: HashMap<&str, &Arc<Owner>> = before.members.iter().map(|owner| (owner.name(), owner)).collect();
         let usable = members.into_iter().filter(|name| {
             let usable = resolver::authority(name).is_some();
             if !usable {
@@ -276,11 +275,7 @@ impl Inner {
         self.metrics.queue_capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
         self.component.ready(!owners.is_empty(), "no owner is known");
         tracing::info!(destination = self.name, owners = ?roster.members(), generation, "owners changed");
-        self.set.store(Arc::new(OwnerSet {
-            roster,
-            members: owners,
-            generation,
-        }));
+        self.set.store(Arc::new(OwnerSet { roster, members: owners, generation }));
         // After the new set is visible, so that what is placed again finds it.
         for owner in kept.into_values() {
             owner.leave();

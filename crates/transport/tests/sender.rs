@@ -22,8 +22,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -263,7 +263,8 @@ async fn parts_go_out_side_by_side_and_a_stalled_owner_delays_only_the_answer() 
         let parts = (0..3).map(|at| rig.part(&owners[at], at as u8..at as u8 + 1)).collect();
         let snapshot = rig.destination.owners();
         let destination = rig.destination.clone();
-        let answer = tokio::spawn(async move { destination.send(TRACES, &snapshot, parts, destination.deadline()).await });
+        let answer =
+            tokio::spawn(async move { destination.send(TRACES, &snapshot, parts, destination.deadline()).await });
         until("every owner has its part", || (0..3).all(|at| owners[at].calls() == before[at] + 1)).await;
         assert!(!answer.is_finished(), "the request is not answered before the last part");
         owners[stalled].release();
@@ -277,7 +278,8 @@ async fn retryable_answers_are_tried_again_inside_the_deadline() {
     let owner = FakeOwner::start().await;
     let rig = start(config(&[&owner]));
     let owners = rig.destination.owners();
-    let codes = [Code::Unavailable, Code::Aborted, Code::DataLoss, Code::Cancelled, Code::OutOfRange, Code::DeadlineExceeded];
+    let codes =
+        [Code::Unavailable, Code::Aborted, Code::DataLoss, Code::Cancelled, Code::OutOfRange, Code::DeadlineExceeded];
     let mut replies = codes.into_iter().map(|code| Reply::Status(code, None)).chain([
         Reply::Status(Code::ResourceExhausted, Some(Duration::from_millis(5))),
         Reply::Http(503),
@@ -359,7 +361,8 @@ async fn a_dropped_request_remembers_what_was_delivered_and_gives_its_room_back(
             () = polled => {}
         }
         // The answer of the good owner is on the wire; poll until the sender has counted it.
-        let counted = async { until("the good part is counted", || rig.metric("mirador_sender_sent_parts_total") == 1).await };
+        let counted =
+            async { until("the good part is counted", || rig.metric("mirador_sender_sent_parts_total") == 1).await };
         tokio::select! {
             _ = &mut sending => panic!("the slow owner has not answered"),
             () = counted => {}
@@ -385,7 +388,8 @@ async fn what_waits_for_an_owner_that_leaves_is_placed_again_and_nothing_acknowl
     assert_eq!(placed.parts.len(), 3, "60 traces reach three owners");
     b.always(Reply::Status(Code::Unavailable, None));
     let destination = rig.destination.clone();
-    let sending = tokio::spawn(async move { destination.send(TRACES, &owners, placed.parts, destination.deadline()).await });
+    let sending =
+        tokio::spawn(async move { destination.send(TRACES, &owners, placed.parts, destination.deadline()).await });
     until("the part of b has failed and waits", || b.calls() > 0).await;
     rig.destination.set_owners(vec![a.name(), c.name()]);
     sending.await.unwrap().unwrap();
@@ -401,7 +405,8 @@ async fn a_part_without_any_owner_left_waits_for_one() {
     let rig = start(config(&[&a]));
     a.always(Reply::Status(Code::Unavailable, None));
     let (destination, owners, part) = (rig.destination.clone(), rig.destination.owners(), rig.part(&a, 0..4));
-    let sending = tokio::spawn(async move { destination.send(TRACES, &owners, vec![part], destination.deadline()).await });
+    let sending =
+        tokio::spawn(async move { destination.send(TRACES, &owners, vec![part], destination.deadline()).await });
     until("the first attempt has failed", || a.calls() > 0).await;
     rig.destination.set_owners(Vec::new());
     for _ in 0..50 {

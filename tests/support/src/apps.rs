@@ -111,7 +111,7 @@ impl Application {
 
     /// The ends of the services' output, for a message.
     pub fn tails(&self) -> String {
-        self.services.iter().map(|service| format!("{}:\n{}\n", service.name(), service.log_tail(20))).collect()
+        self.services.iter().map(|service| service.name().to_owned() + ":\n" + &service.log_tail(20) + "\n").collect()
     }
 }
 

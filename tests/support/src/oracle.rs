@@ -6,14 +6,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
+/// A span with the service that reports it.
+type Owned<'a> = (&'a str, &'a Span);
+/// A trace id and a span id.
+type Ids<'a> = (&'a [u8], &'a [u8]);
+
 /// Upper bounds in milliseconds of the span metrics connector's default buckets, le-inclusive.
-pub const BOUNDS_MS: [f64; 16] = [
-    2.0, 4.0, 6.0, 8.0, 10.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1000.0, 1400.0, 2000.0, 5000.0, 10000.0, 15000.0,
-];
+pub const BOUNDS_MS: [f64; 16] =
+    [2.0, 4.0, 6.0, 8.0, 10.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1000.0, 1400.0, 2000.0, 5000.0, 10000.0, 15000.0];
 
 /// Labels of a RED series: service, span name, kind, status code.
 pub type RedKey = (String, String, String, String);
@@ -50,10 +54,8 @@ pub fn red<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>
         let nanos = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
         red.calls += 1;
         red.sum_nanos += u128::from(nanos);
-        let bucket = BOUNDS_MS
-            .iter()
-            .position(|bound| u128::from(nanos) <= (*bound * 1e6) as u128)
-            .unwrap_or(BOUNDS_MS.len());
+        let bucket =
+            BOUNDS_MS.iter().position(|bound| u128::from(nanos) <= (*bound * 1e6) as u128).unwrap_or(BOUNDS_MS.len());
         red.buckets[bucket] += 1;
     }
     found
@@ -63,7 +65,7 @@ pub fn red<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>
 /// callers that nobody saw (`user`) and callees that report nothing (their peer).
 pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>) -> BTreeMap<EdgeKey, Edge> {
     let all: Vec<(&str, &Span)> = spans(requests).collect();
-    let servers: HashMap<(&[u8], &[u8]), (&str, &Span)> = all
+    let servers: HashMap<Ids<'_>, Owned<'_>> = all
         .iter()
         .filter(|(_, span)| span.kind == 2)
         .map(|(service, span)| ((&span.trace_id[..], &span.parent_span_id[..]), (*service, *span)))
@@ -74,7 +76,7 @@ pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceReques
         edge.calls += 1;
         edge.failed += u64::from(failed);
     };
-    let producers: HashMap<(&[u8], &[u8]), (&str, &Span)> = all
+    let producers: HashMap<Ids<'_>, Owned<'_>> = all
         .iter()
         .filter(|(_, span)| span.kind == 4)
         .map(|(service, span)| ((&span.trace_id[..], &span.span_id[..]), (*service, *span)))
@@ -83,7 +85,9 @@ pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceReques
         match span.kind {
             2 if span.parent_span_id.is_empty() => count("user", service, "virtual_node", failed(span)),
             3 => {
-                if let Some(database) = text(&span.attributes, "db.namespace").or_else(|| text(&span.attributes, "db.name")) {
+                if let Some(database) =
+                    text(&span.attributes, "db.namespace").or_else(|| text(&span.attributes, "db.name"))
+                {
                     count(service, database, "database", failed(span));
                 } else if let Some((server, other)) = servers.get(&(&span.trace_id[..], &span.span_id[..])) {
                     count(service, server, "", failed(span) || failed(other));
@@ -114,11 +118,7 @@ fn spans<'a>(
             .as_ref()
             .and_then(|resource| text(&resource.attributes, "service.name"))
             .filter(|name| !name.is_empty());
-        resource
-            .scope_spans
-            .iter()
-            .flat_map(|scope| &scope.spans)
-            .filter_map(move |span| Some((service?, span)))
+        resource.scope_spans.iter().flat_map(|scope| &scope.spans).filter_map(move |span| Some((service?, span)))
     })
 }
 

@@ -54,7 +54,7 @@ pub struct Shop {
     started_unix_nano: u64,
 }
 
-/// A small generator of numbers (SplitMix64, Steele, Lea and Flood 2014).
+/// A small generator of numbers (`SplitMix64`, Steele, Lea and Flood 2014).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -65,7 +65,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -75,7 +75,7 @@ impl Random {
 
     /// Uniform in [0, 1).
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Log-normal with the given median and a spread that keeps most values within a factor of two.
@@ -88,7 +88,7 @@ impl Random {
     pub fn id<const N: usize>(&mut self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(N);
         while bytes.len() < N {
-            bytes.extend_from_slice(&(self.next() | 1).to_le_bytes());
+            bytes.extend_from_slice(&(self.bits() | 1).to_le_bytes());
         }
         bytes.truncate(N);
         bytes
@@ -126,11 +126,7 @@ pub fn trace_requests(visits: &[Visit]) -> Vec<ExportTraceServiceRequest> {
             (!spans.is_empty()).then(|| ExportTraceServiceRequest {
                 resource_spans: vec![ResourceSpans {
                     resource: Some(resource(service)),
-                    scope_spans: vec![ScopeSpans {
-                        scope: Some(scope()),
-                        spans,
-                        ..ScopeSpans::default()
-                    }],
+                    scope_spans: vec![ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() }],
                     ..ResourceSpans::default()
                 }],
             })
@@ -151,11 +147,7 @@ pub fn log_requests(visits: &[Visit]) -> Vec<ExportLogsServiceRequest> {
             (!log_records.is_empty()).then(|| ExportLogsServiceRequest {
                 resource_logs: vec![ResourceLogs {
                     resource: Some(resource(service)),
-                    scope_logs: vec![ScopeLogs {
-                        scope: Some(scope()),
-                        log_records,
-                        ..ScopeLogs::default()
-                    }],
+                    scope_logs: vec![ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() }],
                     ..ResourceLogs::default()
                 }],
             })
@@ -217,10 +209,7 @@ pub async fn run(options: Options, mut progress: impl FnMut(Sent)) -> anyhow::Re
     loop {
         ticks.tick().await;
         let now = now_unix_nano();
-        if options
-            .run_for
-            .is_some_and(|limit| u128::from(now - started) >= limit.as_nanos())
-        {
+        if options.run_for.is_some_and(|limit| u128::from(now - started) >= limit.as_nanos()) {
             return Ok(sent);
         }
         let count = share(options.visits_per_second, tick);
@@ -242,7 +231,7 @@ pub async fn run(options: Options, mut progress: impl FnMut(Sent)) -> anyhow::Re
         for request in log_requests(&visits) {
             sent.failed_requests += u64::from(sender.logs(&request).await.is_err());
         }
-        if tick % u64::from(TICKS * 5) == 0 {
+        if tick.is_multiple_of(u64::from(TICKS * 5)) {
             sent.failed_requests += u64::from(sender.metrics(&shop.metrics(now)).await.is_err());
         }
         progress(sent);
@@ -256,9 +245,7 @@ fn share(per_second: u32, tick: u64) -> u32 {
 }
 
 fn now_unix_nano() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_nanos() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }
 
 fn resource(service: usize) -> Resource {
@@ -276,11 +263,7 @@ fn resource(service: usize) -> Resource {
 }
 
 fn scope() -> InstrumentationScope {
-    InstrumentationScope {
-        name: "shop".to_owned(),
-        version: "1.0.0".to_owned(),
-        ..InstrumentationScope::default()
-    }
+    InstrumentationScope { name: "shop".to_owned(), version: "1.0.0".to_owned(), ..InstrumentationScope::default() }
 }
 
 fn text(key: &str, value: &str) -> KeyValue {
@@ -292,9 +275,5 @@ fn int(key: &str, value: i64) -> KeyValue {
 }
 
 fn attribute(key: &str, value: any_value::Value) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }

@@ -27,11 +27,11 @@ fn text(key: &str, value: &str) -> KeyValue {
     }
 }
 
-fn resource(service: &str) -> Option<Resource> {
-    Some(Resource {
+fn resource(service: &str) -> Resource {
+    Resource {
         attributes: vec![text("service.name", service)],
         ..Resource::default()
-    })
+    }
 }
 
 fn traces(spans: Vec<Span>) -> Request {

@@ -1,17 +1,15 @@
 //! One protobuf POST with its answer sorted by who must act.
+//!
+//! Never: tries again (the wrapper `retrying` does), shows what may be secret (query, headers) in a message.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzEncoder;
-use mirador_service::metrics::Registry;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-};
+use mirador_service::metrics::{Counter, Family, Registry};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use tokio::sync::Semaphore;
 
@@ -20,12 +18,20 @@ use crate::exporter::ExportError;
 
 /// How much of an answer is read (the Collector's client reads as much).
 const ANSWER: usize = 64 * 1024;
+/// A longer Retry-After is not believed.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Bodies from this size on are compressed on a thread that may block.
+const LARGE: usize = 256 * 1024;
+/// Headers that the body decides.
+const OURS: [&str; 5] = ["content-type", "content-encoding", "content-length", "transfer-encoding", "connection"];
 
 /// Posts bodies to one URL.
 pub struct Poster {
     section: &'static str,
     client: Client,
     url: Url,
+    /// The URL without what may be secret.
+    shown: String,
     headers: HeaderMap,
     compression: Compression,
     in_flight: Semaphore,
@@ -33,53 +39,50 @@ pub struct Poster {
     bytes: Counter,
 }
 
+/// The body of a 2xx answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// At most 64 KiB; empty when it could not be read.
+    pub body: Bytes,
+    /// Whether its content type is JSON.
+    pub is_json: bool,
+}
+
+/// Reads `exporters.{section}.endpoint`, which has to be plain HTTP without credentials.
+///
+/// # Errors
+/// The text names the key and what would be right. `example` is shown in it.
+pub(in crate::exporter) fn plain_http(section: &str, endpoint: &str, example: &str) -> anyhow::Result<Url> {
+    let key = format!("exporters.{section}.endpoint");
+    let url = Url::parse(endpoint).with_context(|| format!("{key}: {endpoint:?} is not a URL; {example} is right"))?;
+    anyhow::ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "{key}: the URL carries credentials; put them into exporters.{section}.headers, where they are not shown"
+    );
+    anyhow::ensure!(
+        url.scheme() != "https",
+        "{key}: {url} asks for TLS, which this build does not have; use http, through a proxy beside this process that speaks TLS where the network is not trusted"
+    );
+    anyhow::ensure!(url.scheme() == "http", "{key}: the scheme of {url} is not http; {example} is right");
+    Ok(url)
+}
+
 impl Poster {
     /// Checks `config`; `section` is its key, for messages and labels.
     ///
     /// # Errors
-    /// When the URL or a header is malformed.
-    pub fn new(
-        section: &'static str,
-        config: &Config,
-        registry: &Registry,
-    ) -> anyhow::Result<Self> {
-        let url = Url::parse(&config.endpoint).with_context(|| {
-            format!(
-                "exporters.{section}.endpoint: {:?} is not a URL; http://host:port/path is right",
-                config.endpoint
-            )
-        })?;
+    /// When the URL, a header or a limit is wrong; the text names the key.
+    pub fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
+        let url = plain_http(section, &config.endpoint, "http://host:port/path")?;
         anyhow::ensure!(
-            matches!(url.scheme(), "http" | "https"),
-            "exporters.{section}.endpoint: the scheme of {url} is not http or https"
+            config.max_in_flight > 0 && config.max_in_flight <= Semaphore::MAX_PERMITS,
+            "exporters.{section}.max_in_flight: {} cannot work; 1 or more is right, 32 by default",
+            config.max_in_flight
         );
         anyhow::ensure!(
-            config.max_in_flight > 0,
-            "exporters.{section}.max_in_flight: 0 sends nothing; 1 or more is right"
+            !config.timeout.is_zero(),
+            "exporters.{section}.timeout: 0s leaves no time for an answer; 5s is the default"
         );
-        let mut headers = HeaderMap::new();
-        for (name, value) in &config.headers {
-            let name = HeaderName::try_from(name).with_context(|| {
-                format!("exporters.{section}.headers: {name:?} is not a header name")
-            })?;
-            let value = HeaderValue::try_from(value.reveal()).with_context(|| {
-                format!("exporters.{section}.headers.{name}: the value has forbidden characters")
-            })?;
-            headers.insert(name, value);
-        }
-        // VictoriaTraces compares the whole value: a parameter such as a charset would be refused.
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-protobuf"),
-        );
-        let encoding = match config.compression {
-            Compression::None => None,
-            Compression::Gzip => Some("gzip"),
-            Compression::Zstd => Some("zstd"),
-        };
-        if let Some(encoding) = encoding {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        }
         let client = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -90,133 +93,166 @@ impl Poster {
             .user_agent(concat!("mirador/", env!("CARGO_PKG_VERSION")))
             .build()
             .with_context(|| format!("exporters.{section}"))?;
+        let mut shown = url.clone();
+        shown.set_query(None);
+        let requests = registry.counter_family(
+            "mirador_otlphttp_requests",
+            "OTLP/HTTP requests to a backend, by exporter and status (an HTTP code, timeout, connect or broken).",
+        );
+        registry.declare_labels("mirador_otlphttp_requests", &["exporter", "status"]);
         Ok(Self {
             section,
             client,
             url,
-            headers,
+            shown: shown.into(),
+            headers: headers(section, config)?,
             compression: config.compression,
             in_flight: Semaphore::new(config.max_in_flight),
-            requests: registry.counter_family(
-                "mirador_otlphttp_requests",
-                "OTLP/HTTP requests to a backend, by exporter and status (an HTTP code, timeout, connect or broken).",
-            ),
-            bytes: registry.counter("mirador_otlphttp_bytes", "Bytes of OTLP/HTTP bodies sent to backends, as on the wire."),
+            requests,
+            bytes: registry
+                .counter("mirador_otlphttp_bytes", "Bytes of OTLP/HTTP bodies sent to backends, as on the wire."),
         })
     }
 
-    /// Posts `body` once and returns the answer's body.
+    /// Posts `body` once and returns the body of a good answer.
     ///
     /// # Errors
     /// [`ExportError::Retry`] for pressure, timeouts and server faults, [`ExportError::Fatal`] for what an
     /// operator must mend, [`ExportError::Drop`] for what this body will never get past.
-    pub async fn post(&self, body: Bytes) -> Result<Bytes, ExportError> {
+    pub async fn post(&self, body: Bytes) -> Result<Answer, ExportError> {
         let _permit = self.in_flight.acquire().await;
-        let body = self.compress(body).map_err(|error| ExportError::Drop {
-            reason: format!("{}: cannot compress the body: {error}", self.section),
-        })?;
+        let body = self.compressed(body).await?;
         self.bytes.inc_by(body.len() as u64);
-        let sent = self
-            .client
-            .post(self.url.clone())
-            .headers(self.headers.clone())
-            .body(body)
-            .send()
-            .await;
+        let sent = self.client.post(self.url.clone()).headers(self.headers.clone()).body(body).send().await;
         let response = match sent {
             Ok(response) => response,
             Err(error) => {
-                let kind = if error.is_timeout() {
-                    "timeout"
-                } else if error.is_connect() {
-                    "connect"
-                } else {
-                    "broken"
+                let kind = match () {
+                    () if error.is_timeout() => "timeout",
+                    () if error.is_connect() => "connect",
+                    () => "broken",
                 };
-                self.count(kind.to_owned());
-                return Err(self.broken(&error));
+                self.count(kind);
+                let reason = format!("{}: {}: {}", self.section, self.shown, chain(&error.without_url()));
+                return Err(ExportError::Retry { after: None, reason });
             }
         };
-        self.count(response.status().as_u16().to_string());
-        let (status, after) = (response.status(), retry_after(&response));
-        let answer = match read_capped(response).await {
-            Ok(answer) => answer,
-            Err(error) if status.is_success() => return Err(self.broken(&error)),
-            Err(_) => Bytes::new(),
-        };
-        if status.is_success() {
-            Ok(answer)
-        } else {
-            Err(self.refused(status, after, &answer))
+        let status = response.status();
+        self.count(status.as_str());
+        let after = retry_after(response.headers(), SystemTime::now());
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        // The status is the answer. A body that breaks off takes nothing back.
+        let body = read_capped(response).await;
+        if !status.is_success() {
+            return Err(self.refused(status, after, &body));
         }
+        if kind == "text/html" && !body.is_empty() {
+            let reason =
+                format!("{}: {} answered {status} with a web page; it takes no OTLP there", self.section, self.shown);
+            return Err(ExportError::Fatal { reason });
+        }
+        Ok(Answer { body, is_json: kind == "application/json" })
     }
 
-    fn count(&self, status: String) {
-        self.requests
-            .get_or_create(&vec![
-                ("exporter", self.section.to_owned()),
-                ("status", status),
-            ])
-            .inc();
-    }
-
-    fn broken(&self, error: &reqwest::Error) -> ExportError {
-        ExportError::Retry {
-            after: None,
-            reason: format!("{}: {}: {}", self.section, self.url, chain(error)),
-        }
+    fn count(&self, status: &str) {
+        let labels = vec![("exporter", self.section.to_owned()), ("status", status.to_owned())];
+        self.requests.get_or_create(&labels).inc();
     }
 
     /// The table of OTLP/HTTP (specification, "Failures"); all 5xx are retried, because a fault of the server
     /// says nothing against the data.
     fn refused(&self, status: StatusCode, after: Option<Duration>, answer: &Bytes) -> ExportError {
-        let said: String = String::from_utf8_lossy(answer)
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(200)
-            .collect();
-        let reason = format!("{}: {} answered {status}: {said}", self.section, self.url);
+        let reason = format!("{}: {} answered {status}: {}", self.section, self.shown, printable(answer));
         match status.as_u16() {
-            408 | 429 | 500..=599 => ExportError::Retry { after, reason },
-            300..=399 | 401 | 403 | 404 | 405 => ExportError::Fatal { reason },
+            408 | 425 | 429 | 500..=599 => ExportError::Retry { after, reason },
+            415 => ExportError::Fatal {
+                reason: format!("{reason}; another exporters.{}.compression may be right", self.section),
+            },
+            // Redirects, credentials, paths and methods are the same for every body.
+            300..=399 | 401..=407 | 410 | 421 | 426 | 431 => ExportError::Fatal { reason },
             _ => ExportError::Drop { reason },
         }
     }
 
-    fn compress(&self, body: Bytes) -> std::io::Result<Bytes> {
-        match self.compression {
-            Compression::None => Ok(body),
-            Compression::Zstd => zstd::bulk::compress(&body, 1).map(Bytes::from),
-            Compression::Gzip => {
-                let mut encoder = GzEncoder::new(
-                    Vec::with_capacity(body.len() / 4),
-                    flate2::Compression::fast(),
-                );
-                encoder.write_all(&body)?;
-                encoder.finish().map(Bytes::from)
-            }
+    async fn compressed(&self, body: Bytes) -> Result<Bytes, ExportError> {
+        let compression = self.compression;
+        let compressed = match compression {
+            Compression::None => return Ok(body),
+            _ if body.len() < LARGE => compress(compression, &body),
+            _ => tokio::task::spawn_blocking(move || compress(compression, &body))
+                .await
+                .unwrap_or_else(|error| Err(std::io::Error::other(error))),
+        };
+        compressed.map_err(|error| ExportError::Retry {
+            after: None,
+            reason: format!("{}: cannot compress the body: {error}", self.section),
+        })
+    }
+}
+
+fn headers(section: &str, config: &Config) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &config.headers {
+        let key = format!("exporters.{section}.headers");
+        let header =
+            HeaderName::try_from(name).with_context(|| format!("{key}: {name:?} is not the name of a header"))?;
+        anyhow::ensure!(!OURS.contains(&header.as_str()), "{key}.{name}: this header follows from the body; leave it out");
+        let mut value = HeaderValue::try_from(value.reveal())
+            .with_context(|| format!("{key}.{name}: the value has characters that a header cannot carry"))?;
+        value.set_sensitive(true);
+        headers.insert(header, value);
+    }
+    // VictoriaTraces compares the whole value: a parameter such as a charset would be refused.
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    let encoding = match config.compression {
+        Compression::None => None,
+        Compression::Gzip => Some("gzip"),
+        Compression::Zstd => Some("zstd"),
+    };
+    if let Some(encoding) = encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    Ok(headers)
+}
+
+fn compress(compression: Compression, body: &[u8]) -> std::io::Result<Bytes> {
+    match compression {
+        Compression::None => Ok(Bytes::copy_from_slice(body)),
+        Compression::Zstd => zstd::bulk::compress(body, 1).map(Bytes::from),
+        Compression::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
+            encoder.write_all(body)?;
+            encoder.finish().map(Bytes::from)
         }
     }
 }
 
-async fn read_capped(mut response: Response) -> Result<Bytes, reqwest::Error> {
+/// What can be read of an answer, up to the cap.
+async fn read_capped(mut response: Response) -> Bytes {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await? {
-        let room = ANSWER - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == ANSWER {
-            break;
-        }
+    while body.len() < ANSWER
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER - body.len())]);
     }
-    Ok(body.freeze())
+    body.freeze()
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    text.trim()
-        .parse::<u64>()
-        .ok()
-        .map(|seconds| Duration::from_secs(seconds.min(300)))
+/// Seconds, or the date at which to come back (RFC 9110 §10.2.3).
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// Foreign text for a log line and for the client: short, and without control characters.
+pub(super) fn printable(text: &[u8]) -> String {
+    let head = &text[..text.len().min(1024)];
+    String::from_utf8_lossy(head).chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

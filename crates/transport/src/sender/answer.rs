@@ -46,8 +46,8 @@ async fn collect(mut body: Incoming) -> Result<(Bytes, Option<HeaderMap>), Failu
     let mut more = BytesMut::new();
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| Failure::transport(Code::Unavailable, format!("the answer broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Failure::transport(Code::Unavailable, format!("the answer broke off: {error}")))?;
         match frame.into_data() {
             Ok(data) if first.is_empty() => first = data,
             Ok(data) => {

@@ -46,9 +46,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             resolver: ResolverConfig {
-                fixed: Some(StaticConfig {
-                    hostnames: vec!["127.0.0.1:14317".to_owned()],
-                }),
+                fixed: Some(StaticConfig { hostnames: vec!["127.0.0.1:14317".to_owned()] }),
                 dns: None,
             },
             placement: Placement::default(),
@@ -103,12 +101,7 @@ pub struct DnsConfig {
 
 impl Default for DnsConfig {
     fn default() -> Self {
-        Self {
-            hostname: String::new(),
-            port: None,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(1),
-        }
+        Self { hostname: String::new(), port: None, interval: Duration::from_secs(5), timeout: Duration::from_secs(1) }
     }
 }
 
@@ -162,10 +155,7 @@ pub struct QueueConfig {
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self {
-            queue_size_bytes: 32 << 20,
-            queue_size_requests: 1024,
-        }
+        Self { queue_size_bytes: 32 << 20, queue_size_requests: 1024 }
     }
 }
 
@@ -266,7 +256,9 @@ impl ResolverConfig {
 
     fn collect_problems(&self, found: &mut Vec<String>) {
         match (&self.fixed, &self.dns) {
-            (None, None) => found.push("resolver names no resolver: set either resolver.static or resolver.dns".to_owned()),
+            (None, None) => {
+                found.push("resolver names no resolver: set either resolver.static or resolver.dns".to_owned());
+            }
             (Some(_), Some(_)) => found.push("resolver names both static and dns: set exactly one of them".to_owned()),
             (Some(fixed), None) => {
                 if fixed.hostnames.is_empty() {

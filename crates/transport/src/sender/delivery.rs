@@ -37,15 +37,24 @@ struct Leg {
 enum Work {
     Leg(Leg),
     /// Placed again once the ring has members.
-    Homeless { bytes: Bytes, items: usize },
+    Homeless {
+        bytes: Bytes,
+        items: usize,
+    },
 }
 
 /// How a part ended.
 enum Settled {
-    Delivered { bytes: Bytes, accepted: Accepted },
+    Delivered {
+        bytes: Bytes,
+        accepted: Accepted,
+    },
     Failed(Refusal),
     /// Its owner left (or there was none): it is to be placed on the ring as it is now.
-    Place { bytes: Bytes, items: usize },
+    Place {
+        bytes: Bytes,
+        items: usize,
+    },
 }
 
 impl Destination {
@@ -105,15 +114,13 @@ impl Destination {
             match next {
                 Settled::Delivered { bytes, accepted } => progress.delivered(bytes, &accepted),
                 Settled::Failed(refusal) => progress.failed(refusal),
-                Settled::Place { bytes, items } => {
-                    match self.place_leg(&bytes, items, &replace) {
-                        Ok(works) => pending.extend(works.into_iter().map(|work| self.settle(kind, work, deadline))),
-                        Err(refusal) => {
-                            inner.metrics.failed(kind, items, code_name(refusal.code));
-                            progress.failed(refusal);
-                        }
+                Settled::Place { bytes, items } => match self.place_leg(&bytes, items, &replace) {
+                    Ok(works) => pending.extend(works.into_iter().map(|work| self.settle(kind, work, deadline))),
+                    Err(refusal) => {
+                        inner.metrics.failed(kind, items, code_name(refusal.code));
+                        progress.failed(refusal);
                     }
-                }
+                },
             }
         }
     }
@@ -233,7 +240,13 @@ impl Inner {
         }
     }
 
-    async fn attempt(&self, kind: Kind, leg: &mut Leg, message: &Message, deadline: Instant) -> Result<Accepted, Failure> {
+    async fn attempt(
+        &self,
+        kind: Kind,
+        leg: &mut Leg,
+        message: &Message,
+        deadline: Instant,
+    ) -> Result<Accepted, Failure> {
         if leg.slot.is_none() {
             let slot = leg.owner.admit(leg.bytes.len()).map_err(|busy| {
                 let refusal = busy.into_refusal(leg.owner.name());

@@ -40,17 +40,12 @@ impl Message {
         let mut prefix = [0; PREFIX];
         prefix[0] = flag;
         prefix[1..].copy_from_slice(&length.to_be_bytes());
-        Self {
-            prefix: Bytes::copy_from_slice(&prefix),
-            body,
-        }
+        Self { prefix: Bytes::copy_from_slice(&prefix), body }
     }
 
     /// The request body of one attempt.
     pub(super) fn to_body(&self) -> MessageBody {
-        MessageBody {
-            data: Some(self.prefix.clone().chain(self.body.clone())),
-        }
+        MessageBody { data: Some(self.prefix.clone().chain(self.body.clone())) }
     }
 
     /// Whether `grpc-encoding` must be sent.

@@ -58,10 +58,7 @@ pub(super) async fn keep(owner: Arc<Owner>, config: ConnectionConfig, seed: u64)
         }
         let wait = backoff.next_wait();
         tracing::debug!(owner = owner.name(), why, ?wait, "owner is down");
-        owner.publish(Link::Down {
-            until: Instant::now() + wait,
-            why: why.into(),
-        });
+        owner.publish(Link::Down { until: Instant::now() + wait, why: why.into() });
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = owner.left() => {}
@@ -73,9 +70,8 @@ type Opened = (SendRequest<MessageBody>, Connection<Io, MessageBody, TokioExecut
 
 async fn open(owner: &Owner, config: &ConnectionConfig) -> Result<Opened, String> {
     let connect = async {
-        let stream = TcpStream::connect(owner.authority().as_str())
-            .await
-            .map_err(|error| format!("connect: {error}"))?;
+        let stream =
+            TcpStream::connect(owner.authority().as_str()).await.map_err(|error| format!("connect: {error}"))?;
         stream.set_nodelay(true).map_err(|error| format!("TCP_NODELAY: {error}"))?;
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

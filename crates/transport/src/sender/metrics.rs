@@ -8,7 +8,6 @@ use mirador_otlp::Signal;
 use mirador_service::metrics::{Counter, Family, Gauge, Histogram, HistogramFamily, Registry};
 use prometheus_client::encoding::EncodeLabelSet;
 
-
 use crate::Kind;
 
 /// The collector's bounds for the latency of one backend, in milliseconds.
@@ -144,9 +143,11 @@ impl Metrics {
                 "mirador_sender_refused_requests",
                 "Requests that were refused before any part was sent, by reason.",
             ),
-            retries: registry.counter_family("mirador_sender_retries", "Attempts after the first, by gRPC code of the last."),
+            retries: registry
+                .counter_family("mirador_sender_retries", "Attempts after the first, by gRPC code of the last."),
             owner_up: registry.gauge_family("mirador_sender_owner_up", "1 while the connection to the owner is open."),
-            owner_bytes: registry.gauge_family("mirador_sender_owner_in_flight_bytes", "Bytes on their way to the owner."),
+            owner_bytes: registry
+                .gauge_family("mirador_sender_owner_in_flight_bytes", "Bytes on their way to the owner."),
             exporter_sent: Signal::ALL.map(|signal| {
                 registry.counter_family(&exporter_name("sent", signal), "Items that were sent (the collector's name).")
             }),
@@ -157,13 +158,12 @@ impl Metrics {
                 )
             }),
             queue_size: registry.gauge_family("otelcol_exporter_queue_size", "Requests on their way, all owners."),
-            queue_capacity: registry.gauge_family(
-                "otelcol_exporter_queue_capacity",
-                "Requests that may be on their way, all owners.",
-            ),
+            queue_capacity: registry
+                .gauge_family("otelcol_exporter_queue_capacity", "Requests that may be on their way, all owners."),
             resolutions: registry.counter_family("otelcol_loadbalancer_num_resolutions", "Look-ups of the owners."),
             backends: registry.gauge_family("otelcol_loadbalancer_num_backends", "Owners in the ring."),
-            backend_updates: registry.counter_family("otelcol_loadbalancer_num_backend_updates", "Changes of the ring."),
+            backend_updates: registry
+                .counter_family("otelcol_loadbalancer_num_backend_updates", "Changes of the ring."),
             backend_latency: registry.histogram_family(
                 "otelcol_loadbalancer_backend_latency",
                 "Milliseconds of one attempt, by owner.",
@@ -300,10 +300,7 @@ fn latency_histogram() -> Histogram {
 }
 
 fn queue_labels(name: &'static str) -> QueueLabels {
-    QueueLabels {
-        exporter: format!("otlp/{name}"),
-        data_type: name,
-    }
+    QueueLabels { exporter: format!("otlp/{name}"), data_type: name }
 }
 
 fn exporter_name(outcome: &str, signal: Signal) -> String {

@@ -123,10 +123,7 @@ impl Owner {
         match &*self.link.borrow() {
             Link::Left => return Err(Busy::Left),
             Link::Down { until, why } => {
-                return Err(Busy::Down {
-                    wait: until.saturating_duration_since(now),
-                    why: Arc::clone(why),
-                });
+                return Err(Busy::Down { wait: until.saturating_duration_since(now), why: Arc::clone(why) });
             }
             Link::Connecting | Link::Up(_) => {}
         }

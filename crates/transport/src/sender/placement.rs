@@ -29,11 +29,7 @@ impl Owners {
         }
         if self.len() == 1 {
             return Ok(Placed {
-                parts: vec![Part {
-                    owner: 0,
-                    bytes: request.bytes().clone(),
-                    items: request.items(),
-                }],
+                parts: vec![Part { owner: 0, bytes: request.bytes().clone(), items: request.items() }],
                 without_trace_id: 0,
             });
         }

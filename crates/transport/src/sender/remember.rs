@@ -35,12 +35,7 @@ struct Entries {
 impl Remembered {
     /// At most `capacity` fingerprints, each for `keep`.
     pub fn new(capacity: usize, keep: Duration) -> Self {
-        Self {
-            count: AtomicUsize::new(0),
-            capacity: capacity.max(1),
-            keep,
-            entries: Mutex::new(Entries::default()),
-        }
+        Self { count: AtomicUsize::new(0), capacity: capacity.max(1), keep, entries: Mutex::new(Entries::default()) }
     }
 
     /// True when nothing is remembered: the good path.

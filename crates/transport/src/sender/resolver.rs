@@ -76,16 +76,9 @@ pub(super) async fn lookup(config: &DnsConfig) -> Answer {
 /// Tells "there is no such name or address" from "could not ask". The standard library hands the
 /// resolver's code on as text only (`EAI_NONAME` and `EAI_NODATA` of glibc and musl).
 fn classify(error: &str) -> Answer {
-    const NOBODY: [&str; 3] = [
-        "Name or service not known",
-        "No address associated with hostname",
-        "Name does not resolve",
-    ];
-    if NOBODY.iter().any(|text| error.contains(text)) {
-        Answer::Empty
-    } else {
-        Answer::Failed(error.to_owned())
-    }
+    const NOBODY: [&str; 3] =
+        ["Name or service not known", "No address associated with hostname", "Name does not resolve"];
+    if NOBODY.iter().any(|text| error.contains(text)) { Answer::Empty } else { Answer::Failed(error.to_owned()) }
 }
 
 /// The ring member of an address: IPv6 in brackets, the port only when one is configured.

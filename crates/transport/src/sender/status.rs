@@ -25,12 +25,7 @@ pub(super) struct Failure {
 impl Failure {
     /// A failure on the way, before or instead of an answer.
     pub(super) fn transport(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            retry_after: None,
-            answered: false,
-        }
+        Self { code, message: message.into(), retry_after: None, answered: false }
     }
 
     /// The owner's own answer.
@@ -88,12 +83,7 @@ pub(super) fn from_http(status: http::StatusCode) -> Failure {
         429 | 502 | 503 | 504 => Code::Unavailable,
         _ => Code::Unknown,
     };
-    Failure {
-        code,
-        message: format!("HTTP status {status} without a gRPC status"),
-        retry_after: None,
-        answered: true,
-    }
+    Failure { code, message: format!("HTTP status {status} without a gRPC status"), retry_after: None, answered: true }
 }
 
 /// The label of a code, as in the specification of gRPC.

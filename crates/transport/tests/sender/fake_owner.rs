@@ -222,4 +222,3 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
     panic!("waited in vain: {what}");
 }
-

@@ -38,12 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let mut connections = tokio::task::JoinSet::new();
     for connection in 0..arguments.connections {
         let payload = Payload::new(arguments.spans, 1 + connection as u64, now);
-        connections.spawn(drive(
-            arguments.target,
-            arguments.protocol,
-            payload,
-            Arc::clone(&progress),
-        ));
+        connections.spawn(drive(arguments.target, arguments.protocol, payload, Arc::clone(&progress)));
     }
     tokio::time::sleep(arguments.warm_up).await;
     let before = sample(arguments.pid, &progress, &arrived)?;
@@ -54,11 +49,7 @@ async fn main() -> anyhow::Result<()> {
         ended??;
     }
     let spans = (after.accepted - before.accepted) * arguments.spans as u64;
-    ensure!(
-        spans > 0,
-        "nothing was accepted while it was measured ({} requests were refused)",
-        after.refused
-    );
+    ensure!(spans > 0, "nothing was accepted while it was measured ({} requests were refused)", after.refused);
     let cpu_nanos = (after.cpu_ticks - before.cpu_ticks) as f64 * 1e9 / 100.0;
     let seconds = after.at.duration_since(before.at).as_secs_f64();
     let line = serde_json::json!({
@@ -87,31 +78,14 @@ struct Sample {
 }
 
 fn sample(pid: u32, progress: &Progress, arrived: &Arrived) -> anyhow::Result<Sample> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .context("the measured process has ended")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the measured process has ended")?;
     // The command's name may contain spaces: fields are counted behind its closing parenthesis (proc(5)).
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or_default()
-    };
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let mib = |key: &str| {
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(key))
-            .unwrap_or_default();
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|text| text.parse::<f64>().ok())
-            .unwrap_or_default()
-            / 1024.0
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default() / 1024.0
     };
     Ok(Sample {
         at: Instant::now(),
@@ -127,10 +101,7 @@ fn sample(pid: u32, progress: &Progress, arrived: &Arrived) -> anyhow::Result<Sa
 async fn wait_for(target: SocketAddr) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while tokio::net::TcpStream::connect(target).await.is_err() {
-        ensure!(
-            Instant::now() < deadline,
-            "nothing listens on {target} after 20 s"
-        );
+        ensure!(Instant::now() < deadline, "nothing listens on {target} after 20 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
@@ -138,20 +109,8 @@ async fn wait_for(target: SocketAddr) -> anyhow::Result<()> {
 
 fn parse() -> anyhow::Result<Arguments> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [
-        target,
-        protocol,
-        spans,
-        connections,
-        warm_up,
-        measure,
-        pid,
-        sinks @ ..,
-    ] = words.as_slice()
-    else {
-        bail!(
-            "usage: mirador-load TARGET grpc|http SPANS CONNECTIONS WARM_UP_S MEASURE_S PID [SINK ...]"
-        );
+    let [target, protocol, spans, connections, warm_up, measure, pid, sinks @ ..] = words.as_slice() else {
+        bail!("usage: mirador-load TARGET grpc|http SPANS CONNECTIONS WARM_UP_S MEASURE_S PID [SINK ...]");
     };
     Ok(Arguments {
         target: target.parse().context("TARGET")?,
@@ -161,9 +120,6 @@ fn parse() -> anyhow::Result<Arguments> {
         warm_up: Duration::from_secs_f64(warm_up.parse().context("WARM_UP_S")?),
         measure: Duration::from_secs_f64(measure.parse().context("MEASURE_S")?),
         pid: pid.parse().context("PID")?,
-        sinks: sinks
-            .iter()
-            .map(|sink| sink.parse().context("SINK"))
-            .collect::<anyhow::Result<_>>()?,
+        sinks: sinks.iter().map(|sink| sink.parse().context("SINK")).collect::<anyhow::Result<_>>()?,
     })
 }

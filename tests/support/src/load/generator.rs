@@ -52,9 +52,7 @@ pub async fn drive(
     mut payload: Payload,
     progress: Arc<Progress>,
 ) -> anyhow::Result<()> {
-    let stream = TcpStream::connect(target)
-        .await
-        .with_context(|| format!("cannot connect to {target}"))?;
+    let stream = TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
     stream.set_nodelay(true)?;
     match protocol {
         Protocol::Grpc => {
@@ -77,11 +75,8 @@ pub async fn drive(
                 let response = send.send_request(request).await?;
                 let in_headers = response.headers().get("grpc-status").cloned();
                 let collected = response.into_body().collect().await?;
-                let status = in_headers.or_else(|| {
-                    collected
-                        .trailers()
-                        .and_then(|trailers| trailers.get("grpc-status").cloned())
-                });
+                let status = in_headers
+                    .or_else(|| collected.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()));
                 count(&progress, status.is_some_and(|status| status == "0"));
             }
         }
@@ -108,10 +103,6 @@ pub async fn drive(
 }
 
 fn count(progress: &Progress, accepted: bool) {
-    let counter = if accepted {
-        &progress.accepted
-    } else {
-        &progress.refused
-    };
+    let counter = if accepted { &progress.accepted } else { &progress.refused };
     counter.fetch_add(1, Ordering::Relaxed);
 }

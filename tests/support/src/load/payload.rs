@@ -13,16 +13,8 @@ use crate::shop::Random;
 const SPANS_PER_TRACE: usize = 5;
 /// Resources in a large request; a small one has fewer.
 const RESOURCES: usize = 10;
-const ROUTES: [&str; 8] = [
-    "/products",
-    "/cart",
-    "/checkout",
-    "/orders/{id}",
-    "/users/{id}",
-    "/search",
-    "/login",
-    "/static/{file}",
-];
+const ROUTES: [&str; 8] =
+    ["/products", "/cart", "/checkout", "/orders/{id}", "/users/{id}", "/search", "/login", "/static/{file}"];
 
 /// An encoded request whose ids can be written anew.
 #[derive(Debug, Clone)]
@@ -49,38 +41,21 @@ impl Payload {
         frame.extend_from_slice(&body);
         let (mut trace_ids, mut span_ids) = (Vec::new(), Vec::new());
         let mut at = 0;
-        let all = request
-            .resource_spans
-            .iter()
-            .flat_map(|resource| &resource.scope_spans)
-            .flat_map(|scope| &scope.spans);
+        let all =
+            request.resource_spans.iter().flat_map(|resource| &resource.scope_spans).flat_map(|scope| &scope.spans);
         let mut order: Vec<&[u8]> = Vec::new();
         for span in all {
             // Fields of a span are encoded in the order of their numbers: trace id first, then span id.
-            let found = frame[at..]
-                .windows(16)
-                .position(|window| window == span.trace_id)
-                .unwrap_or_default()
-                + at;
-            let trace = order
-                .iter()
-                .position(|known| *known == span.trace_id)
-                .unwrap_or_else(|| {
-                    order.push(&span.trace_id);
-                    order.len() - 1
-                });
+            let found = frame[at..].windows(16).position(|window| window == span.trace_id).unwrap_or_default() + at;
+            let trace = order.iter().position(|known| *known == span.trace_id).unwrap_or_else(|| {
+                order.push(&span.trace_id);
+                order.len() - 1
+            });
             trace_ids.push((found, trace));
             span_ids.push(found + 18);
             at = found + 18;
         }
-        Self {
-            frame,
-            body_at: 5,
-            spans,
-            trace_ids,
-            span_ids,
-            random,
-        }
+        Self { frame, body_at: 5, spans, trace_ids, span_ids, random }
     }
 
     /// Spans in a request.
@@ -95,8 +70,8 @@ impl Payload {
 
     /// The next request with ids that no other request carries, framed for gRPC or bare.
     pub fn next(&mut self, framed: bool) -> Bytes {
-        let base = self.random.next();
-        let rest = self.random.next();
+        let base = self.random.bits();
+        let rest = self.random.bits();
         for &(at, trace) in &self.trace_ids {
             let id = base.wrapping_add((trace as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             self.frame[at..at + 8].copy_from_slice(&id.to_le_bytes());
@@ -106,27 +81,19 @@ impl Payload {
             let id = (base ^ rest).wrapping_add(index as u64 + 1);
             self.frame[at..at + 8].copy_from_slice(&id.to_le_bytes());
         }
-        Bytes::copy_from_slice(if framed {
-            &self.frame
-        } else {
-            &self.frame[self.body_at..]
-        })
+        Bytes::copy_from_slice(if framed { &self.frame } else { &self.frame[self.body_at..] })
     }
 }
 
 fn request(spans: usize, random: &mut Random, now: u64) -> ExportTraceServiceRequest {
     let resources = RESOURCES.min(spans.div_ceil(5)).max(1);
-    let traces: Vec<Vec<u8>> = (0..spans.div_ceil(SPANS_PER_TRACE))
-        .map(|_| random.id::<16>())
-        .collect();
+    let traces: Vec<Vec<u8>> = (0..spans.div_ceil(SPANS_PER_TRACE)).map(|_| random.id::<16>()).collect();
     let mut resource_spans: Vec<ResourceSpans> = (0..resources).map(resource).collect();
     for index in 0..spans {
         // Traces are interleaved: neighbours in a request belong to different traces.
         let trace = &traces[index % traces.len()];
         let built = span(index, trace, random, now);
-        resource_spans[index * resources / spans].scope_spans[0]
-            .spans
-            .push(built);
+        resource_spans[index * resources / spans].scope_spans[0].spans.push(built);
     }
     ExportTraceServiceRequest { resource_spans }
 }
@@ -135,24 +102,15 @@ fn resource(index: usize) -> ResourceSpans {
     let attributes = vec![
         text("service.name", &format!("service-{index}")),
         text("service.namespace", "bench"),
-        text(
-            "service.instance.id",
-            &format!("service-{index}-7d9c5b6f4-x2x{index}"),
-        ),
+        text("service.instance.id", &format!("service-{index}-7d9c5b6f4-x2x{index}")),
         text("service.version", "2.14.0"),
         text("telemetry.sdk.language", "go"),
         text("telemetry.sdk.name", "opentelemetry"),
-        text(
-            "k8s.pod.name",
-            &format!("service-{index}-7d9c5b6f4-x2x{index}"),
-        ),
+        text("k8s.pod.name", &format!("service-{index}-7d9c5b6f4-x2x{index}")),
         text("k8s.namespace.name", "bench"),
     ];
     ResourceSpans {
-        resource: Some(Resource {
-            attributes,
-            ..Resource::default()
-        }),
+        resource: Some(Resource { attributes, ..Resource::default() }),
         scope_spans: vec![ScopeSpans {
             scope: Some(InstrumentationScope {
                 name: "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp".to_owned(),
@@ -167,12 +125,8 @@ fn resource(index: usize) -> ResourceSpans {
 
 fn span(index: usize, trace: &[u8], random: &mut Random, now: u64) -> Span {
     let route = ROUTES[index % ROUTES.len()];
-    let method = if index.is_multiple_of(3) {
-        "POST"
-    } else {
-        "GET"
-    };
-    let failed = random.next().is_multiple_of(20);
+    let method = if index.is_multiple_of(3) { "POST" } else { "GET" };
+    let failed = random.bits().is_multiple_of(20);
     let mut attributes = vec![
         text("http.request.method", method),
         text("http.route", route),
@@ -181,19 +135,13 @@ fn span(index: usize, trace: &[u8], random: &mut Random, now: u64) -> Span {
         text("server.address", "shop.bench.svc.cluster.local"),
         int("server.port", 8080),
         int("http.response.status_code", if failed { 500 } else { 200 }),
-        text(
-            "user_agent.original",
-            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36",
-        ),
+        text("user_agent.original", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"),
     ];
     if index.is_multiple_of(2) {
         attributes.push(text("client.address", "10.42.17.203"));
     }
     if index.is_multiple_of(4) {
-        attributes.push(text(
-            "enduser.id",
-            &format!("user-{:06}", random.next() % 1_000_000),
-        ));
+        attributes.push(text("enduser.id", &format!("user-{:06}", random.bits() % 1_000_000)));
     }
     Span {
         trace_id: trace.to_vec(),
@@ -204,10 +152,7 @@ fn span(index: usize, trace: &[u8], random: &mut Random, now: u64) -> Span {
         start_time_unix_nano: now,
         end_time_unix_nano: now + random.duration_nanos(4000.0),
         attributes,
-        status: failed.then(|| Status {
-            code: 2,
-            message: String::new(),
-        }),
+        status: failed.then(|| Status { code: 2, message: String::new() }),
         ..Span::default()
     }
 }
@@ -221,11 +166,7 @@ fn int(key: &str, value: i64) -> KeyValue {
 }
 
 fn attribute(key: &str, value: any_value::Value) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
 #[cfg(test)]

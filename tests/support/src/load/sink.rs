@@ -42,8 +42,7 @@ pub async fn serve(address: SocketAddr, arrived: Arc<Arrived>) -> anyhow::Result
         stream.set_nodelay(true)?;
         let arrived = Arc::clone(&arrived);
         tokio::spawn(async move {
-            let service =
-                hyper::service::service_fn(move |request| answer(request, Arc::clone(&arrived)));
+            let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&arrived)));
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server
                 .http2()
@@ -56,15 +55,11 @@ pub async fn serve(address: SocketAddr, arrived: Arc<Arrived>) -> anyhow::Result
     }
 }
 
-type Answer = Response<
-    StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>,
->;
+type Answer = Response<StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>>;
 
 async fn answer(request: Request<Incoming>, arrived: Arc<Arrived>) -> Result<Answer, hyper::Error> {
-    let grpc = request
-        .headers()
-        .get("content-type")
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let grpc =
+        request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     let mut body = request.into_body();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
@@ -80,13 +75,7 @@ async fn answer(request: Request<Incoming>, arrived: Arc<Arrived>) -> Result<Ans
         frames.push(Ok(Frame::trailers(trailers)));
     }
     let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
-    let content_type = if grpc {
-        "application/grpc"
-    } else {
-        "application/x-protobuf"
-    };
-    response
-        .headers_mut()
-        .insert("content-type", HeaderValue::from_static(content_type));
+    let content_type = if grpc { "application/grpc" } else { "application/x-protobuf" };
+    response.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
     Ok(response)
 }

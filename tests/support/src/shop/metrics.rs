@@ -2,8 +2,8 @@
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
-    metric, number_data_point,
+    AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric,
+    number_data_point,
 };
 
 use super::{SERVICES, Shop, resource, scope};
@@ -18,25 +18,13 @@ impl Shop {
                 let memory = 180e6 + 8e6 * self.random.unit() + service as f64 * 12e6;
                 let utilisation = (0.12 + 0.05 * self.random.unit() + busy / 1e4).min(1.0);
                 let metrics = vec![
-                    sum(
-                        "process.cpu.time",
-                        "s",
-                        point(started, now, number_data_point::Value::AsDouble(busy)),
-                    ),
+                    sum("process.cpu.time", "s", point(started, now, number_data_point::Value::AsDouble(busy))),
                     sum(
                         "shop.requests",
                         "{request}",
-                        point(
-                            started,
-                            now,
-                            number_data_point::Value::AsInt(self.served[service] as i64),
-                        ),
+                        point(started, now, number_data_point::Value::AsInt(self.served[service] as i64)),
                     ),
-                    gauge(
-                        "process.memory.usage",
-                        "By",
-                        point(0, now, number_data_point::Value::AsInt(memory as i64)),
-                    ),
+                    gauge("process.memory.usage", "By", point(0, now, number_data_point::Value::AsInt(memory as i64))),
                     gauge(
                         "process.cpu.utilization",
                         "1",
@@ -45,11 +33,7 @@ impl Shop {
                 ];
                 ResourceMetrics {
                     resource: Some(resource(service)),
-                    scope_metrics: vec![ScopeMetrics {
-                        scope: Some(scope()),
-                        metrics,
-                        ..ScopeMetrics::default()
-                    }],
+                    scope_metrics: vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }],
                     ..ResourceMetrics::default()
                 }
             })
@@ -73,22 +57,10 @@ fn sum(name: &str, unit: &str, point: NumberDataPoint) -> Metric {
         aggregation_temporality: AggregationTemporality::Cumulative.into(),
         is_monotonic: true,
     });
-    Metric {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        data: Some(data),
-        ..Metric::default()
-    }
+    Metric { name: name.to_owned(), unit: unit.to_owned(), data: Some(data), ..Metric::default() }
 }
 
 fn gauge(name: &str, unit: &str, point: NumberDataPoint) -> Metric {
-    let data = metric::Data::Gauge(Gauge {
-        data_points: vec![point],
-    });
-    Metric {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        data: Some(data),
-        ..Metric::default()
-    }
+    let data = metric::Data::Gauge(Gauge { data_points: vec![point] });
+    Metric { name: name.to_owned(), unit: unit.to_owned(), data: Some(data), ..Metric::default() }
 }

@@ -36,15 +36,10 @@ impl Shop {
     /// A visitor arrives at `start` (Unix nanoseconds).
     pub fn visit(&mut self, start: u64) -> Visit {
         let chosen = self.random.unit();
-        let operation = VISITS
-            .iter()
-            .find(|(_, share)| chosen < *share)
-            .map_or(Operation::Products, |(operation, _)| *operation);
-        let root = Parent {
-            trace_id: self.random.id::<16>(),
-            span_id: Vec::new(),
-        };
-        let jitter = self.random.next() % 200_000_000;
+        let operation =
+            VISITS.iter().find(|(_, share)| chosen < *share).map_or(Operation::Products, |(operation, _)| *operation);
+        let root = Parent { trace_id: self.random.id::<16>(), span_id: Vec::new() };
+        let jitter = self.random.bits() % 200_000_000;
         let mut visit = Visit::default();
         self.serve(operation, SERVER, &root, None, start + jitter, &mut visit);
         visit
@@ -60,10 +55,7 @@ impl Shop {
         visit: &mut Visit,
     ) -> Ended {
         let (service, name, http) = operation.describe();
-        let own = Parent {
-            trace_id: parent.trace_id.clone(),
-            span_id: self.random.id::<8>(),
-        };
+        let own = Parent { trace_id: parent.trace_id.clone(), span_id: self.random.id::<8>() };
         let mut failed = self.fails(service, start);
         let mut now = start;
         for step in operation.steps() {
@@ -84,41 +76,19 @@ impl Shop {
                 text("server.address", SERVICES[service]),
                 int("http.response.status_code", if failed { 500 } else { 200 }),
             ],
-            None if kind == CONSUMER => vec![
-                text("messaging.system", "kafka"),
-                text("messaging.destination.name", "orders"),
-            ],
+            None if kind == CONSUMER => {
+                vec![text("messaging.system", "kafka"), text("messaging.destination.name", "orders")]
+            }
             None => vec![text("rpc.system", "grpc"), text("rpc.method", "List")],
         };
-        attributes.push(text(
-            "shop.tenant",
-            if own.trace_id[0].is_multiple_of(4) {
-                "gold"
-            } else {
-                "silver"
-            },
-        ));
-        let events = if failed {
-            vec![exception(now)]
-        } else {
-            Vec::new()
-        };
+        attributes.push(text("shop.tenant", if own.trace_id[0].is_multiple_of(4) { "gold" } else { "silver" }));
+        let events = if failed { vec![exception(now)] } else { Vec::new() };
         if failed {
-            visit.logs.push((
-                service,
-                log_record(
-                    &own,
-                    now,
-                    17,
-                    "ERROR",
-                    &format!("{name} failed: upstream or own fault"),
-                ),
-            ));
+            visit
+                .logs
+                .push((service, log_record(&own, now, 17, "ERROR", &format!("{name} failed: upstream or own fault"))));
         } else if own.trace_id[1].is_multiple_of(8) {
-            visit.logs.push((
-                service,
-                log_record(&own, now, 9, "INFO", &format!("{name} served")),
-            ));
+            visit.logs.push((service, log_record(&own, now, 9, "INFO", &format!("{name} served"))));
         }
         visit.spans.push((
             service,
@@ -140,31 +110,14 @@ impl Shop {
         Ended { at: now, failed }
     }
 
-    fn step(
-        &mut self,
-        step: Step,
-        service: usize,
-        own: &Parent,
-        start: u64,
-        visit: &mut Visit,
-    ) -> Ended {
+    fn step(&mut self, step: Step, service: usize, own: &Parent, start: u64, visit: &mut Visit) -> Ended {
         match step {
             Step::Work(micros) => {
-                let slower = self
-                    .fault_at(service, start)
-                    .map_or(1.0, |fault| fault.slower);
-                Ended {
-                    at: start + self.random.duration_nanos(micros * slower),
-                    failed: false,
-                }
+                let slower = self.fault_at(service, start).map_or(1.0, |fault| fault.slower);
+                Ended { at: start + self.random.duration_nanos(micros * slower), failed: false }
             }
             Step::Call(operation) => self.call(operation, service, own, start, visit),
-            Step::Query {
-                system,
-                namespace,
-                text: statement,
-                micros,
-            } => {
+            Step::Query { system, namespace, text: statement, micros } => {
                 let end = start + self.random.duration_nanos(micros);
                 let attributes = vec![
                     text("db.system.name", system),
@@ -172,43 +125,21 @@ impl Shop {
                     text("db.query.text", statement),
                     text("server.address", system),
                 ];
-                self.client(
-                    service,
-                    own,
-                    &format!("{system} {namespace}"),
-                    attributes,
-                    (start, end, false),
-                    visit,
-                )
+                self.client(service, own, &format!("{system} {namespace}"), attributes, (start, end, false), visit)
             }
             Step::Outside { peer, micros } => {
                 let end = start + self.random.duration_nanos(micros);
-                let attributes = vec![
-                    text("http.request.method", "POST"),
-                    text("peer.service", peer),
-                    text("server.address", peer),
-                ];
+                let attributes =
+                    vec![text("http.request.method", "POST"), text("peer.service", peer), text("server.address", peer)];
                 self.client(service, own, "POST", attributes, (start, end, false), visit)
             }
-            Step::Publish { topic, consumers } => {
-                self.publish(topic, consumers, service, own, start, visit)
-            }
+            Step::Publish { topic, consumers } => self.publish(topic, consumers, service, own, start, visit),
         }
     }
 
-    fn call(
-        &mut self,
-        operation: Operation,
-        service: usize,
-        own: &Parent,
-        start: u64,
-        visit: &mut Visit,
-    ) -> Ended {
+    fn call(&mut self, operation: Operation, service: usize, own: &Parent, start: u64, visit: &mut Visit) -> Ended {
         let (callee, name, _) = operation.describe();
-        let client = Parent {
-            trace_id: own.trace_id.clone(),
-            span_id: self.random.id::<8>(),
-        };
+        let client = Parent { trace_id: own.trace_id.clone(), span_id: self.random.id::<8>() };
         let arrived = start + self.random.duration_nanos(NETWORK_MICROS);
         let served = self.serve(operation, SERVER, &client, None, arrived, visit);
         let end = served.at + self.random.duration_nanos(NETWORK_MICROS);
@@ -222,18 +153,12 @@ impl Shop {
                 kind: CLIENT,
                 start_time_unix_nano: start,
                 end_time_unix_nano: end,
-                attributes: vec![
-                    text("server.address", SERVICES[callee]),
-                    text("network.protocol.name", "http"),
-                ],
+                attributes: vec![text("server.address", SERVICES[callee]), text("network.protocol.name", "http")],
                 status: status(served.failed),
                 ..Span::default()
             },
         ));
-        Ended {
-            at: end,
-            failed: served.failed,
-        }
+        Ended { at: end, failed: served.failed }
     }
 
     fn client(
@@ -274,20 +199,10 @@ impl Shop {
         visit: &mut Visit,
     ) -> Ended {
         let end = start + self.random.duration_nanos(NETWORK_MICROS);
-        let message = Parent {
-            trace_id: own.trace_id.clone(),
-            span_id: self.random.id::<8>(),
-        };
+        let message = Parent { trace_id: own.trace_id.clone(), span_id: self.random.id::<8>() };
         for consumer in consumers {
-            let apart = Parent {
-                trace_id: self.random.id::<16>(),
-                span_id: Vec::new(),
-            };
-            let link = Link {
-                trace_id: message.trace_id.clone(),
-                span_id: message.span_id.clone(),
-                ..Link::default()
-            };
+            let apart = Parent { trace_id: self.random.id::<16>(), span_id: Vec::new() };
+            let link = Link { trace_id: message.trace_id.clone(), span_id: message.span_id.clone(), ..Link::default() };
             let taken = end + self.random.duration_nanos(QUEUE_MICROS);
             self.serve(*consumer, CONSUMER, &apart, Some(link), taken, visit);
         }
@@ -301,49 +216,34 @@ impl Shop {
                 kind: PRODUCER,
                 start_time_unix_nano: start,
                 end_time_unix_nano: end,
-                attributes: vec![
-                    text("messaging.system", "kafka"),
-                    text("messaging.destination.name", topic),
-                ],
+                attributes: vec![text("messaging.system", "kafka"), text("messaging.destination.name", topic)],
                 ..Span::default()
             },
         ));
-        Ended {
-            at: end,
-            failed: false,
-        }
+        Ended { at: end, failed: false }
     }
 
     fn fails(&mut self, service: usize, at: u64) -> bool {
-        let extra = self
-            .fault_at(service, at)
-            .map_or(0.0, |fault| fault.failing);
+        let extra = self.fault_at(service, at).map_or(0.0, |fault| fault.failing);
         self.random.unit() < USUAL_FAILURES + extra
     }
 
     fn fault_at(&self, service: usize, at: u64) -> Option<super::Fault> {
         self.fault.filter(|fault| {
-            fault.service == SERVICES[service]
-                && (fault.from_unix_nano..fault.until_unix_nano).contains(&at)
+            fault.service == SERVICES[service] && (fault.from_unix_nano..fault.until_unix_nano).contains(&at)
         })
     }
 }
 
 fn status(failed: bool) -> Option<Status> {
-    failed.then(|| Status {
-        code: ERROR,
-        message: "the request failed".to_owned(),
-    })
+    failed.then(|| Status { code: ERROR, message: "the request failed".to_owned() })
 }
 
 fn exception(at: u64) -> Event {
     Event {
         time_unix_nano: at,
         name: "exception".to_owned(),
-        attributes: vec![
-            text("exception.type", "UpstreamError"),
-            text("exception.message", "the request failed"),
-        ],
+        attributes: vec![text("exception.type", "UpstreamError"), text("exception.message", "the request failed")],
         ..Event::default()
     }
 }
@@ -354,9 +254,7 @@ fn log_record(own: &Parent, at: u64, severity: i32, severity_text: &str, body: &
         observed_time_unix_nano: at,
         severity_number: severity,
         severity_text: severity_text.to_owned(),
-        body: Some(AnyValue {
-            value: Some(any_value::Value::StringValue(body.to_owned())),
-        }),
+        body: Some(AnyValue { value: Some(any_value::Value::StringValue(body.to_owned())) }),
         trace_id: own.trace_id.clone(),
         span_id: own.span_id.clone(),
         ..LogRecord::default()

@@ -1,0 +1,51 @@
+//! The page about our own metrics, from a process that is built and never serves.
+
+use std::time::Duration;
+
+use mirador_service::drain::Drain;
+
+use crate::config::Config;
+use crate::consume::{Consumer, Roles};
+use crate::exporter::otlphttp::{self, OtlpHttp};
+use crate::exporter::victoriametrics::{self, RemoteWrite};
+use crate::exporter::victoriatraces::{self, VictoriaTraces};
+use crate::exporter::cassandra::{self, Cassandra};
+use crate::role::Role;
+use crate::topology::Central;
+
+/// Every metric of every role and exporter as a table in Markdown.
+///
+/// # Errors
+/// When a part cannot be built.
+pub async fn telemetry() -> anyhow::Result<String> {
+    let folder = std::env::temp_dir().join(format!("mirador-describe-{}", std::process::id()));
+    let mut config = Config::laptop();
+    if let Some(embedded) = &mut config.exporters.embedded {
+        embedded.path = folder.join("store.sqlite");
+    }
+    config.console.enabled = false;
+    for endpoint in [
+        &mut config.receiver.protocols.grpc.endpoint,
+        &mut config.receiver.protocols.http.endpoint,
+        &mut config.telemetry.metrics.endpoint,
+        &mut config.health.endpoint,
+    ] {
+        "127.0.0.1:0".clone_into(endpoint);
+    }
+    let drain = Drain::new(Duration::ZERO);
+    let central = Central::build(config, Role::All, drain.clone()).await?;
+    let registry = central.registry().clone();
+    let _consumer = Consumer::new(Roles::default(), central.receiver_items(), &registry, drain.clone());
+    VictoriaTraces::new(&victoriatraces::default_config(), &registry)?;
+    let to = otlphttp::Config { endpoint: "http://127.0.0.1/v1/logs".to_owned(), ..otlphttp::Config::default() };
+    OtlpHttp::new("otlphttp_logs", &to, &registry)?;
+    RemoteWrite::new("victoriametrics", &victoriametrics::Config::default(), &registry)?;
+    let cassandra_config = cassandra::Config { hosts: vec!["127.0.0.1:1".to_owned()], ..cassandra::Config::default() };
+    let component = mirador_service::health::Health::new().component("exporter/cassandra");
+    let _cassandra = Cassandra::start(cassandra_config, &registry, component, &drain)?;
+    let page = registry.document();
+    drain.start();
+    drop(central);
+    std::fs::remove_dir_all(&folder)?;
+    Ok(page)
+}
