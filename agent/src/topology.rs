@@ -74,6 +74,8 @@ impl Agent {
         let health = Health::new();
         telemetry::register_process_metrics(&registry, std::time::Instant::now());
         let budget = Budget::from_config(&config.memory)?;
+        budget.register_metrics(&registry);
+        drain.register_metrics(&registry);
         let id = config.agent_id.clone().unwrap_or_else(default_id);
         let exporters = &config.exporters;
         let destination = |name: &'static str, section: &Option<mirador_transport::sender::Config>| {

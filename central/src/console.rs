@@ -33,9 +33,10 @@ const STYLE: &str = include_str!("console/page.css");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Serve the page and its API. Needs `exporters.embedded`.
+    /// Serve the page and its API. Needs `exporters.embedded`. Default `true`.
     pub enabled: bool,
     /// Where to listen. It answers without a password: keep it on loopback or behind something that asks for one.
+    /// Default `127.0.0.1:14380`.
     pub endpoint: SocketAddr,
 }
 
@@ -72,7 +73,8 @@ impl Console {
                 "/page.js",
                 get(async || asset("text/javascript; charset=utf-8", SCRIPT)),
             )
-            .route("/page.css", get(async || asset("text/css; charset=utf-8", STYLE)));
+            .route("/page.css", get(async || asset("text/css; charset=utf-8", STYLE)))
+            .fallback(api::unknown);
         Ok(Self { listener, router })
     }
 
@@ -107,7 +109,7 @@ fn asset(content_type: &'static str, body: &'static str) -> impl IntoResponse {
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (
                 CONTENT_SECURITY_POLICY,
-                "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'",
+                "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             ),
         ],
         body,

@@ -39,7 +39,11 @@ pub async fn telemetry() -> anyhow::Result<String> {
     VictoriaTraces::new(&victoriatraces::default_config(), &registry)?;
     let to = otlphttp::Config { endpoint: "http://127.0.0.1/v1/logs".to_owned(), ..otlphttp::Config::default() };
     OtlpHttp::new("otlphttp_logs", &to, &registry)?;
-    RemoteWrite::new("victoriametrics", &victoriametrics::Config::default(), &registry)?;
+    let to = victoriametrics::Config {
+        endpoint: "http://127.0.0.1/api/v1/write".to_owned(),
+        ..victoriametrics::Config::default()
+    };
+    RemoteWrite::new("victoriametrics", &to, &registry)?;
     let cassandra_config = cassandra::Config { hosts: vec!["127.0.0.1:1".to_owned()], ..cassandra::Config::default() };
     let component = mirador_service::health::Health::new().component("exporter/cassandra");
     let _cassandra = Cassandra::start(cassandra_config, &registry, component, &drain)?;

@@ -12,7 +12,7 @@ pub mod victoriatraces;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mirador_otlp::Request;
 use mirador_transport::{Accepted, Refusal};
@@ -103,4 +103,14 @@ pub fn answer(stored: Result<(), ExportError>, items: u64) -> Result<Accepted, R
             reason: "backend_misconfigured",
         }),
     }
+}
+
+/// Whether `bytes` is an id of OTLP: of this length and not all zero.
+fn is_id(bytes: &[u8], length: usize) -> bool {
+    bytes.len() == length && bytes.iter().any(|&byte| byte != 0)
+}
+
+/// The clock of the exporters.
+fn unix_nanos() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }

@@ -73,6 +73,8 @@ impl Central {
         let health = Health::new();
         telemetry::register_process_metrics(&registry, std::time::Instant::now());
         let budget = Budget::from_config(&config.memory)?;
+        budget.register_metrics(&registry);
+        drain.register_metrics(&registry);
         let mut supervisor = Supervisor::new(drain.clone(), health.clone());
         let around = Surroundings { registry: &registry, health: &health, drain: &drain };
         let stores = Stores::build(&config.exporters, role, around)?;

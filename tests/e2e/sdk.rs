@@ -252,12 +252,12 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
         let pairs = series["labels"].as_object().into_iter().flatten();
         pairs.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
     };
-    let (mut stored, mut scored) = (BTreeSet::new(), BTreeSet::new());
+    let (mut stored, mut rated) = (BTreeSet::new(), BTreeSet::new());
     let names = pair.central.ask("/api/metrics").await?;
     for job in jobs {
         for series in rows(&pair.central.ask(&format!("/api/series?since=1h&name=anomaly_score&job={job}")).await?) {
             let mut labels = labels(series);
-            scored.insert((labels.remove("metric").unwrap_or_default(), labels));
+            rated.insert((labels.remove("metric").unwrap_or_default(), labels));
         }
         for name in rows(&names).map(|row| word(row, "name")) {
             if matches!(name, "anomaly_score" | "is_anomaly" | "target_info") {
@@ -276,7 +276,7 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
             "nothing of {job}"
         );
     }
-    let missing: Vec<_> = stored.difference(&scored).take(3).collect();
+    let missing: Vec<_> = stored.difference(&rated).take(3).collect();
     ensure!(missing.is_empty(), "without a score: {missing:?}");
     Ok(Some(()))
 }

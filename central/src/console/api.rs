@@ -1,10 +1,15 @@
 //! The JSON API of the console.
 //!
-//! Every list has a limit, every range a default; a parameter that is not known is refused by name.
+//! Every list has a limit, every range a default; a parameter that is not known or makes no sense is refused
+//! with status 400 and its name. Every answer is JSON, errors as `{"error": "…"}`.
+//!
+//! `/api/v1` is the contract; `/api` is the same for the page of this very version.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -19,17 +24,44 @@ const DEFAULT_SINCE_MS: i64 = 15 * 60 * 1000;
 
 /// The routes below `/api`.
 pub(super) fn router(store: Store) -> Router {
+    Router::new().nest("/api/v1", questions()).nest("/api", questions()).with_state(store).layer(map_response(plain_json))
+}
+
+fn questions() -> Router<Store> {
     Router::new()
-        .route("/api/services", get(services))
-        .route("/api/red", get(red))
-        .route("/api/edges", get(edges))
-        .route("/api/anomalies", get(anomalies))
-        .route("/api/traces", get(traces))
-        .route("/api/traces/{trace_id}", get(trace))
-        .route("/api/logs", get(logs))
-        .route("/api/metrics", get(metrics))
-        .route("/api/series", get(series))
-        .with_state(store)
+        .route("/services", get(services))
+        .route("/red", get(red))
+        .route("/graph", get(edges))
+        .route("/edges", get(edges))
+        .route("/anomalies", get(anomalies))
+        .route("/traces", get(traces))
+        .route("/traces/{trace_id}", get(trace))
+        .route("/logs", get(logs))
+        .route("/metrics", get(metrics))
+        .route("/series", get(series))
+        .fallback(unknown)
+        .method_not_allowed_fallback(async || {
+            Problem(StatusCode::METHOD_NOT_ALLOWED, "the console only reads: use GET".to_owned())
+        })
+}
+
+/// What no route knows, below `/api` and beside it.
+pub(super) async fn unknown(uri: Uri) -> impl IntoResponse {
+    Problem(
+        StatusCode::NOT_FOUND,
+        format!(
+            "{} is not known; /api/v1 has services, red, graph, anomalies, traces, traces/{{id}}, logs, metrics and series",
+            uri.path()
+        ),
+    )
+}
+
+/// Answers hold what telemetry says: no browser may guess that it is a page, and no cache keep it.
+async fn plain_json(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// `since` as a Go duration back from now (`15m`), `limit` as a number.
@@ -39,6 +71,11 @@ struct Range {
     since: Option<String>,
     limit: Option<usize>,
 }
+
+/// Nothing may be asked further.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NoParameters {}
 
 /// A question that cannot be answered.
 struct Problem(StatusCode, String);
@@ -74,35 +111,33 @@ fn since_ms(since: Option<&str>) -> Result<i64, Problem> {
     Ok(query::now_ms().saturating_sub(back))
 }
 
-fn bounded(limit: Option<usize>) -> usize {
-    limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT)
+/// Rows to answer; more than [`MAX_LIMIT`] are never answered.
+fn bounded(limit: Option<usize>, default: usize) -> Result<usize, Problem> {
+    match limit {
+        Some(0) => Err(wrong("limit=0: 1 to 1000 is right")),
+        limit => Ok(limit.unwrap_or(default).min(MAX_LIMIT)),
+    }
+}
+
+fn wrong(text: impl Into<String>) -> Problem {
+    Problem(StatusCode::BAD_REQUEST, text.into())
 }
 
 fn trace_id(text: &str) -> Result<Vec<u8>, Problem> {
-    let wrong = || {
-        Problem(
-            StatusCode::BAD_REQUEST,
-            format!("trace id {text:?}: 32 hexadecimal digits are expected"),
-        )
-    };
-    if text.len() != 32 || !text.is_ascii() {
-        return Err(wrong());
-    }
-    (0..16)
-        .map(|byte| u8::from_str_radix(&text[2 * byte..2 * byte + 2], 16).map_err(|_| wrong()))
-        .collect()
+    let is_hex = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let wrong = || wrong(format!("trace_id={text}: 32 hexadecimal digits are right"));
+    let digits = if is_hex { text } else { return Err(wrong()) };
+    (0..16).map(|byte| u8::from_str_radix(&digits[2 * byte..2 * byte + 2], 16).map_err(|_| wrong())).collect()
 }
 
-async fn services(State(store): State<Store>) -> Answer<Vec<String>> {
+async fn services(State(store): State<Store>, asked: Asked<NoParameters>) -> Answer<Vec<String>> {
+    asked?;
     Ok(Json(store.ask(query::services).await?))
 }
 
 async fn red(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
     let Query(range) = asked?;
-    let (since, limit) = (
-        since_ms(range.since.as_deref())?,
-        range.limit.unwrap_or(MAX_LIMIT),
-    );
+    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, MAX_LIMIT)?);
     let mut rows = store
         .ask(move |connection| query::red(connection, since))
         .await?;
@@ -112,10 +147,7 @@ async fn red(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Ser
 
 async fn edges(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
     let Query(range) = asked?;
-    let (since, limit) = (
-        since_ms(range.since.as_deref())?,
-        range.limit.unwrap_or(MAX_LIMIT),
-    );
+    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, MAX_LIMIT)?);
     let mut rows = store
         .ask(move |connection| query::edges(connection, since))
         .await?;
@@ -125,7 +157,7 @@ async fn edges(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl S
 
 async fn anomalies(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
     let Query(range) = asked?;
-    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit));
+    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, DEFAULT_LIMIT)?);
     Ok(Json(
         store
             .ask(move |connection| query::anomalies(connection, since, limit))
@@ -135,7 +167,10 @@ async fn anomalies(State(store): State<Store>, asked: Asked<Range>) -> Answer<im
 
 async fn traces(State(store): State<Store>, asked: Asked<TraceFilter>) -> Answer<impl Serialize> {
     let Query(filter) = asked?;
-    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit));
+    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
+    if let Some(least) = filter.min_duration_ms.filter(|least| !least.is_finite() || *least < 0.0) {
+        return Err(wrong(format!("min_duration_ms={least}: 0 or more is right")));
+    }
     let nanos = since.saturating_mul(1_000_000);
     Ok(Json(
         store
@@ -160,7 +195,7 @@ async fn trace(State(store): State<Store>, Path(text): Path<String>) -> Answer<i
 
 async fn logs(State(store): State<Store>, asked: Asked<LogFilter>) -> Answer<impl Serialize> {
     let Query(filter) = asked?;
-    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit));
+    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
     let id = filter.trace_id.as_deref().map(trace_id).transpose()?;
     let nanos = since.saturating_mul(1_000_000);
     Ok(Json(
@@ -170,7 +205,8 @@ async fn logs(State(store): State<Store>, asked: Asked<LogFilter>) -> Answer<imp
     ))
 }
 
-async fn metrics(State(store): State<Store>) -> Answer<impl Serialize> {
+async fn metrics(State(store): State<Store>, asked: Asked<NoParameters>) -> Answer<impl Serialize> {
+    asked?;
     let names = store.ask(query::names).await?;
     Ok(Json(
         names
@@ -184,10 +220,7 @@ async fn metrics(State(store): State<Store>) -> Answer<impl Serialize> {
 async fn series(State(store): State<Store>, asked: Asked<LabelMap>) -> Answer<impl Serialize> {
     let Query(mut labels) = asked?;
     let name = labels.remove("name").ok_or_else(|| {
-        Problem(
-            StatusCode::BAD_REQUEST,
-            "name is missing: say which metric, as in /api/series?name=up".to_owned(),
-        )
+        wrong("name is missing: say which metric, as in /api/v1/series?name=up")
     })?;
     let since = since_ms(labels.remove("since").as_deref())?;
     Ok(Json(
@@ -196,3 +229,6 @@ async fn series(State(store): State<Store>, asked: Asked<LabelMap>) -> Answer<im
             .await?,
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,36 +77,24 @@ pub(super) fn series(
     wanted: &LabelMap,
     since_ms: i64,
 ) -> anyhow::Result<Vec<SeriesRow>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT series.id, series.labels, samples.timestamp_ms, samples.value FROM series \
-         JOIN samples ON samples.series = series.id \
-         WHERE series.name = ?1 AND samples.timestamp_ms >= ?2 ORDER BY series.id, samples.timestamp_ms LIMIT ?3",
+    let mut named = connection.prepare_cached("SELECT id, labels FROM series WHERE name = ?1 ORDER BY id")?;
+    let mut sampled = connection.prepare_cached(
+        "SELECT timestamp_ms, value FROM samples WHERE series = ?1 AND timestamp_ms >= ?2 ORDER BY timestamp_ms LIMIT ?3",
     )?;
-    let mut rows = statement.query(params![name, since_ms, ROWS])?;
-    let mut found: Vec<SeriesRow> = Vec::new();
-    let mut current: Option<(i64, bool)> = None;
+    let (mut found, mut left) = (Vec::new(), ROWS);
+    let mut rows = named.query(params![name])?;
     while let Some(row) = rows.next()? {
+        let labels: LabelMap = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
+        if left == 0 || !wanted.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+            continue;
+        }
         let id: i64 = row.get(0)?;
-        let wanted_here = match current {
-            Some((known, wanted_here)) if known == id => wanted_here,
-            _ => {
-                let labels: LabelMap = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
-                let matches = wanted
-                    .iter()
-                    .all(|(key, value)| labels.get(key) == Some(value));
-                if matches {
-                    found.push(SeriesRow {
-                        name: name.to_owned(),
-                        labels,
-                        samples: Vec::new(),
-                    });
-                }
-                current = Some((id, matches));
-                matches
-            }
-        };
-        if wanted_here && let Some(last) = found.last_mut() {
-            last.samples.push((row.get(2)?, row.get(3)?));
+        let samples = sampled
+            .query_map(params![id, since_ms, left], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<Vec<_>, _>>()?;
+        left -= samples.len() as i64;
+        if !samples.is_empty() {
+            found.push(SeriesRow { name: name.to_owned(), labels, samples });
         }
     }
     Ok(found)

@@ -15,14 +15,11 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use mirador_otlp::Request;
-use mirador_service::metrics::Registry;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use mirador_service::metrics::{Counter, Family, Gauge, Registry};
 use rusqlite::{Connection, OpenFlags};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,13 +37,14 @@ const QUEUE: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The SQLite file; it and its folder are created when missing.
+    /// The SQLite file; it and its folder are created when missing. Default `mirador-data/mirador.sqlite`.
     pub path: PathBuf,
-    /// Rows older than this are deleted. Raise it together with `max_size_mib`.
+    /// Rows older than this are deleted. Raise it together with `max_size_mib`. Default 24h.
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "String")]
     pub retention: Duration,
-    /// The file is kept near this size by deleting the oldest rows of all signals.
+    /// The file is kept near this size by deleting the oldest rows of all signals; writes are refused for a while
+    /// when they outrun that by a quarter. Default 1024.
     pub max_size_mib: u64,
 }
 
@@ -57,6 +55,45 @@ impl Default for Config {
             retention: Duration::from_secs(24 * 3600),
             max_size_mib: 1024,
         }
+    }
+}
+
+impl Config {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// The text names the key, the value and what would be right.
+    pub fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.path.as_os_str().is_empty(),
+            "exporters.embedded.path is empty; mirador-data/mirador.sqlite is the default"
+        );
+        anyhow::ensure!(
+            self.retention >= Duration::from_secs(1),
+            "exporters.embedded.retention: {:?} keeps nothing; 24h is the default",
+            self.retention
+        );
+        anyhow::ensure!(
+            (1..=1 << 24).contains(&self.max_size_mib),
+            "exporters.embedded.max_size_mib: {} cannot work; 1 to 16777216 is right, 1024 by default",
+            self.max_size_mib
+        );
+        Ok(())
+    }
+}
+
+/// How long the writing thread waits, and for what.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// For a lock that another process holds.
+    busy: Duration,
+    /// Between two looks at the limits.
+    sweep: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { busy: Duration::from_secs(2), sweep: Duration::from_secs(10) }
     }
 }
 
@@ -79,7 +116,7 @@ struct Meters {
 
 impl Meters {
     fn register(registry: &Registry) -> Self {
-        Self {
+        let meters = Self {
             written: registry.counter(
                 "mirador_embedded_written_rows",
                 "Rows committed to the embedded store.",
@@ -94,17 +131,19 @@ impl Meters {
             ),
             size: registry.gauge(
                 "mirador_embedded_size_bytes",
-                "Size of the embedded store's file.",
+                "Size of the embedded store's file with its write-ahead log.",
             ),
-        }
+        };
+        registry.declare_labels("mirador_embedded_expired_rows", &["reason"]);
+        meters
     }
 
     fn written(&self, rows: usize) {
         self.written.inc_by(rows as u64);
     }
 
-    fn failed(&self) {
-        self.failed.inc();
+    fn failed(&self, writes: usize) {
+        self.failed.inc_by(writes as u64);
     }
 
     fn expired(&self, reason: &'static str, rows: usize) {
@@ -131,41 +170,40 @@ impl Embedded {
         registry: &Registry,
         alive: impl Fn() + Send + 'static,
     ) -> anyhow::Result<Self> {
+        Self::open_at(config, registry, alive, Pace::default())
+    }
+
+    fn open_at(
+        config: &Config,
+        registry: &Registry,
+        alive: impl Fn() + Send + 'static,
+        pace: Pace,
+    ) -> anyhow::Result<Self> {
+        config.check()?;
         let path = config.path.clone();
-        if let Some(folder) = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-        {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).with_context(|| {
-                format!(
-                    "exporters.embedded.path: cannot create the folder {}",
-                    folder.display()
-                )
+                format!("exporters.embedded.path: cannot create the folder {}", folder.display())
             })?;
         }
         let connection = Connection::open(&path)
             .with_context(|| format!("exporters.embedded.path: cannot open {}", path.display()))?;
-        connection.busy_timeout(Duration::from_secs(2))?;
+        connection.busy_timeout(pace.busy)?;
         connection.set_prepared_statement_cache_capacity(16);
-        schema::prepare(&connection)
-            .with_context(|| format!("exporters.embedded.path: {}", path.display()))?;
+        schema::prepare(&connection).with_context(|| format!("exporters.embedded.path: {}", path.display()))?;
         let meters = Meters::register(registry);
         let bounds = Bounds {
             path: path.clone(),
             retention: config.retention,
             max_bytes: config.max_size_mib.saturating_mul(1 << 20),
+            sweep: pace.sweep,
         };
-        let writer = Writer::new(connection, bounds, meters.clone());
+        let writer = Writer::new(connection, bounds, meters.clone())?;
         let (queue, waiting) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("embedded-store".to_owned())
             .spawn(move || writer.run(&waiting, &alive))?;
-        Ok(Self {
-            queue,
-            meters,
-            path,
-            thread: Arc::new(Mutex::new(Some(thread))),
-        })
+        Ok(Self { queue, meters, path, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// A connection that can only read, for the console.
@@ -200,7 +238,7 @@ impl Embedded {
         self.queue
             .try_send(Write { data, answer })
             .map_err(|error| {
-                self.meters.failed();
+                self.meters.failed(1);
                 match error {
                     TrySendError::Full(_) => ExportError::Retry {
                         after: Some(Duration::from_secs(1)),
@@ -228,22 +266,26 @@ fn reader(path: &Path) -> anyhow::Result<Connection> {
     Ok(connection)
 }
 
-fn now_unix_nano() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_nanos() as u64)
-}
-
 impl TraceStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
-        Box::pin(async move { self.write(Data::Spans(rows::spans(request))).await })
+        Box::pin(async move {
+            let (rows, rejected) = rows::spans(request, super::unix_nanos());
+            self.write(Data::Spans(rows)).await?;
+            if rejected == 0 {
+                return Ok(());
+            }
+            let reason = format!(
+                "{rejected} spans without a valid trace id and span id cannot be stored; 16 and 8 bytes that are not all zero are right"
+            );
+            Err(ExportError::Partial { rejected, reason })
+        })
     }
 }
 
 impl LogStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
         Box::pin(async move {
-            self.write(Data::Logs(rows::logs(request, now_unix_nano())))
+            self.write(Data::Logs(rows::logs(request, super::unix_nanos())))
                 .await
         })
     }

@@ -1,48 +1,38 @@
 //! Traces to VictoriaTraces: OTLP/HTTP, after handling what it is known to swallow.
 //!
-//! VictoriaTraces answers 200 and then drops a span without a trace id, one whose end (the time of its row)
-//! is 0, and one that ends before it starts can never be read back. Such spans are mended on a copy, or left
-//! out and counted, before it sees them. A request without such spans is forwarded byte for byte.
+//! VictoriaTraces answers 200 and then drops a span without a trace id, or one whose end (the time of its row)
+//! is 0; a span without an id of its own, or one that ends before it starts, can never be read back. Such
+//! spans are mended on a copy, or left out and counted, before it sees them. A request without such spans is
+//! forwarded byte for byte.
+//!
+//! Not handled: its retention, and its limits on fields and bytes of a row, which are flags of the server.
+//!
+//! Never: counts a span before the rest of its request is stored, because a retry would count it again.
 
-use mirador_otlp::{Limits, Request, Signal};
-use mirador_service::metrics::Registry;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
-use opentelemetry_proto::tonic::trace::v1::Span;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prost::Message;
+mod mend;
+#[cfg(test)]
+mod tests;
+
+use mirador_otlp::Request;
+use mirador_service::metrics::{Counter, Family, Registry};
 
 use super::otlphttp::{self, Poster};
 use super::{ExportError, Stored, TraceStore};
-
-/// Marks a span whose times were mended; the value says what was wrong.
-pub const MENDED: &str = "mirador.mended";
+pub use mend::MENDED;
 
 /// Section `exporters.victoriatraces`: the keys of OTLP/HTTP.
 pub type Config = otlphttp::Config;
 
 /// The section's defaults: the endpoint of a VictoriaTraces on this machine.
 pub fn default_config() -> Config {
-    Config {
-        endpoint: "http://127.0.0.1:10428/insert/opentelemetry/v1/traces".to_owned(),
-        ..Config::default()
-    }
+    Config { endpoint: "http://127.0.0.1:10428/insert/opentelemetry/v1/traces".to_owned(), ..Config::default() }
 }
 
 /// Sends spans to one VictoriaTraces.
 pub struct VictoriaTraces {
     poster: Poster,
     mended: Family<Vec<(&'static str, &'static str)>, Counter>,
-    dropped: Counter,
-}
-
-/// What is wrong with a span, if anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    NoTraceId,
-    NoEnd,
-    EndsBeforeStart,
+    left_out: Family<Vec<(&'static str, &'static str)>, Counter>,
 }
 
 impl VictoriaTraces {
@@ -51,155 +41,48 @@ impl VictoriaTraces {
     /// # Errors
     /// When the URL or a header is malformed; the text names the key.
     pub fn new(config: &Config, registry: &Registry) -> anyhow::Result<Self> {
-        Ok(Self {
+        let (mended, left_out) = ("mirador_victoriatraces_mended_spans", "mirador_victoriatraces_unstorable_spans");
+        let made = Self {
             poster: Poster::new("victoriatraces", config, registry)?,
             mended: registry.counter_family(
-                "mirador_victoriatraces_mended_spans",
+                mended,
                 "Spans whose times were mended so that VictoriaTraces can read them back, by reason.",
             ),
-            dropped: registry.counter(
-                "mirador_victoriatraces_unstorable_spans",
-                "Spans without a valid trace id, which VictoriaTraces would drop without a word; they are left out.",
+            left_out: registry.counter_family(
+                left_out,
+                "Spans without valid ids, which VictoriaTraces would lose without a word and that are left out, by reason.",
             ),
-        })
+        };
+        registry.declare_labels(mended, &["reason"]);
+        registry.declare_labels(left_out, &["reason"]);
+        Ok(made)
     }
 
     async fn send(&self, request: &Request) -> Result<(), ExportError> {
         if request.items() == 0 {
             return Ok(());
         }
-        let sound = request.resource_spans().all(|resource| {
-            resource.scopes().all(|scope| {
-                scope.spans().all(|span| {
-                    fault(
-                        span.trace_id(),
-                        span.start_time_unix_nano(),
-                        span.end_time_unix_nano(),
-                    )
-                    .is_none()
-                })
-            })
-        });
-        if sound {
+        if mend::is_sound(request) {
             return self.poster.post(request.bytes().clone()).await.map(drop);
         }
-        let (mended, left_out) = self.mend(request)?;
-        if mended.items() > 0 {
-            self.poster.post(mended.bytes().clone()).await?;
+        let mended = mend::mend(request, super::unix_nanos())?;
+        if mended.request.items() > 0 {
+            self.poster.post(mended.request.bytes().clone()).await?;
         }
-        // Counted only when the rest is stored: a retry would count again.
-        self.dropped.inc_by(left_out);
-        if left_out == 0 {
+        let mut rejected = 0;
+        for (fault, spans) in mended.faults {
+            let family = if fault.is_mended() { &self.mended } else { &self.left_out };
+            family.get_or_create(&vec![("reason", fault.as_str())]).inc_by(spans);
+            rejected += if fault.is_mended() { 0 } else { spans };
+        }
+        if rejected == 0 {
             return Ok(());
         }
-        Err(ExportError::Partial {
-            rejected: left_out,
-            reason: format!(
-                "{left_out} spans without a valid trace id cannot be stored; 16 bytes that are not all zero are right"
-            ),
-        })
+        let reason = format!(
+            "{rejected} spans without a valid trace id and span id cannot be stored; 16 and 8 bytes that are not all zero are right"
+        );
+        Err(ExportError::Partial { rejected, reason })
     }
-
-    fn mend(&self, request: &Request) -> Result<(Request, u64), ExportError> {
-        let unreadable = |reason: String| ExportError::Drop { reason };
-        let mut decoded =
-            ExportTraceServiceRequest::decode(request.bytes().clone()).map_err(|error| {
-                unreadable(format!(
-                    "victoriatraces: cannot decode a request to mend its spans: {error}"
-                ))
-            })?;
-        let mut left_out = 0;
-        for scope in decoded
-            .resource_spans
-            .iter_mut()
-            .flat_map(|resource| resource.scope_spans.iter_mut())
-        {
-            scope.spans.retain_mut(|span| {
-                let Some(fault) = fault(
-                    &span.trace_id,
-                    span.start_time_unix_nano,
-                    span.end_time_unix_nano,
-                ) else {
-                    return true;
-                };
-                let kept = mend_span(span, fault);
-                left_out += u64::from(!kept);
-                kept
-            });
-        }
-        for scope in decoded
-            .resource_spans
-            .iter()
-            .flat_map(|resource| resource.scope_spans.iter())
-        {
-            for span in &scope.spans {
-                let Some(KeyValue {
-                    value:
-                        Some(AnyValue {
-                            value: Some(any_value::Value::StringValue(reason)),
-                        }),
-                    ..
-                }) = span
-                    .attributes
-                    .iter()
-                    .find(|attribute| attribute.key == MENDED)
-                else {
-                    continue;
-                };
-                let reason = if reason == "no_end_time" {
-                    "no_end_time"
-                } else {
-                    "end_before_start"
-                };
-                self.mended.get_or_create(&vec![("reason", reason)]).inc();
-            }
-        }
-        Request::parse(
-            Signal::Traces,
-            decoded.encode_to_vec().into(),
-            &Limits::default(),
-        )
-        .map(|mended| (mended, left_out))
-        .map_err(|error| {
-            unreadable(format!(
-                "victoriatraces: a mended request is not valid: {error}"
-            ))
-        })
-    }
-}
-
-fn fault(trace_id: &[u8], start: u64, end: u64) -> Option<Fault> {
-    if trace_id.len() != 16 || trace_id.iter().all(|&byte| byte == 0) {
-        Some(Fault::NoTraceId)
-    } else if end == 0 {
-        Some(Fault::NoEnd)
-    } else if end < start {
-        Some(Fault::EndsBeforeStart)
-    } else {
-        None
-    }
-}
-
-/// Gives the span a duration of zero and says so; false when nothing helps.
-fn mend_span(span: &mut Span, fault: Fault) -> bool {
-    let reason = match fault {
-        Fault::NoTraceId => return false,
-        Fault::NoEnd => "no_end_time",
-        Fault::EndsBeforeStart => "end_before_start",
-    };
-    if span.start_time_unix_nano == 0 {
-        // Without any time the span is filed under the first moment that is not 0, so that it is kept at all.
-        span.start_time_unix_nano = 1;
-    }
-    span.end_time_unix_nano = span.start_time_unix_nano;
-    span.attributes.push(KeyValue {
-        key: MENDED.to_owned(),
-        value: Some(AnyValue {
-            value: Some(any_value::Value::StringValue(reason.to_owned())),
-        }),
-        ..KeyValue::default()
-    });
-    true
 }
 
 impl TraceStore for VictoriaTraces {

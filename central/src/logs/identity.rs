@@ -1,20 +1,26 @@
 //! The identity of a log record: what makes a repeated export land on the row that it wrote before.
 //!
 //! A record is named by its content. Two records with the same resource, scope, time, severity, body,
-//! attributes, trace and span are one record, unless they stand in the same request: an application that
+//! attributes, trace, span, flags and event name are one record (when it was observed and how many attributes
+//! were dropped before it was sent are not part of it), unless they stand in the same request: an application that
 //! writes the very same line twice in one tick means two lines, so the n-th copy inside a request carries
 //! the ordinal n.
 //!
-//! Never: reads a clock. The arrival time of a record without any time is stamped by the caller.
+//! Invariant: the order of attributes means nothing. Never: reads a clock, or changes from one version to the
+//! next (golden values hold it).
+
+use std::collections::HashMap;
 
 use mirador_otlp::logs::LogRecord;
+use mirador_otlp::resource::Resource;
+use mirador_otlp::scope::Scope;
 use mirador_otlp::value::{Attributes, Value};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Names a record inside its resource and scope; equal records get equal identities.
 ///
-/// `context` is the hash of resource and scope (see [`context`]), `time_unix_nano` the effective time.
-pub fn identity(context: u128, record: &LogRecord<'_>, time_unix_nano: u64) -> u128 {
+/// `context` is the hash of resource and scope, `time_unix_nano` the effective time.
+fn identity(context: u128, record: &LogRecord<'_>, time_unix_nano: u64) -> u128 {
     let mut hash = Xxh3::new();
     hash.update(&context.to_le_bytes());
     hash.update(&time_unix_nano.to_le_bytes());
@@ -30,16 +36,36 @@ pub fn identity(context: u128, record: &LogRecord<'_>, time_unix_nano: u64) -> u
 }
 
 /// The part of the identity that all records under one resource and scope share.
-pub fn context(resource_identity: u128, scope_name: &str, scope_version: &str) -> u128 {
+pub fn context(resource: &Resource<'_>, scope: &Scope<'_>) -> u128 {
     let mut hash = Xxh3::new();
-    hash.update(&resource_identity.to_le_bytes());
-    text(&mut hash, scope_name.as_bytes());
-    text(&mut hash, scope_version.as_bytes());
+    hash.update(&resource.identity().to_le_bytes());
+    text(&mut hash, scope.name().as_bytes());
+    text(&mut hash, scope.version().as_bytes());
+    hash.update(&attributes(&scope.attributes()).to_le_bytes());
     hash.digest128()
 }
 
+/// Names the records of one request, each copy with its ordinal.
+#[derive(Debug, Default)]
+pub struct Names(HashMap<u128, u32>);
+
+impl Names {
+    /// The name of the next record, and the time that it carries: its own, else when it was observed, else none.
+    pub fn next(&mut self, context: u128, record: &LogRecord<'_>) -> (u128, Option<u64>) {
+        let times = [record.time_unix_nano(), record.observed_time_unix_nano()];
+        let stamped = times.into_iter().find(|&time| time != 0);
+        // A record without any time is named by its content alone: the arrival time would give a repeated
+        // export another name.
+        let own = identity(context, record, stamped.unwrap_or_default());
+        let ordinal = self.0.entry(own).or_insert(0);
+        let name = with_ordinal(own, *ordinal);
+        *ordinal += 1;
+        (name, stamped)
+    }
+}
+
 /// The identity of the n-th equal record of one request; the first keeps its own.
-pub fn with_ordinal(identity: u128, ordinal: u32) -> u128 {
+fn with_ordinal(identity: u128, ordinal: u32) -> u128 {
     if ordinal == 0 {
         return identity;
     }
@@ -98,3 +124,6 @@ fn value(hash: &mut Xxh3, value_: &Value<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Growth, LabelMap, growth};
 
-const CALLS: &str = "traces_span_metrics_calls_total";
+pub(super) const CALLS: &str = "traces_span_metrics_calls_total";
 const DURATION: [(&str, f64); 2] = [
     ("traces_span_metrics_duration_milliseconds_bucket", 1.0),
     ("traces_span_metrics_duration_seconds_bucket", 1000.0),
@@ -286,3 +286,6 @@ pub(in crate::console) fn anomalies(
     found.truncate(limit);
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! From log views to rows of Cassandra.
 //!
-//! Never: touches the network. Invariant: the same record gives the same primary key, whenever it is read.
+//! Invariant: a record with a time inside the kept range has one primary key, whenever it is read. A record
+//! without a time, or far outside the range, has one per bucket of the time at which it arrives.
+//!
+//! Never: touches the network, writes a null.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mirador_otlp::Request;
@@ -13,6 +16,7 @@ use scylla::SerializeRow;
 use scylla::value::{CqlDate, CqlTimeuuid, MaybeUnset};
 
 use super::Config;
+use crate::exporter::is_id;
 use crate::logs::identity;
 
 /// 100 ns ticks between the Gregorian reform (the epoch of version 1 UUIDs, RFC 9562 §5.1) and 1970.
@@ -95,12 +99,21 @@ impl LogRow {
 
     /// Bytes on the wire, near enough to size a batch.
     pub(super) fn estimated_bytes(&self) -> usize {
-        let map = |map: &BTreeMap<String, String>| {
-            map.iter()
-                .map(|(key, value)| key.len() + value.len() + 8)
-                .sum::<usize>()
+        let map = |map: &BTreeMap<String, String>| -> usize {
+            map.iter().map(|(key, value)| key.len() + value.len() + 8).sum()
         };
-        160 + self.service.len() + self.body.len() + map(&self.attributes) + map(&self.resource)
+        let set = |text: &MaybeUnset<String>| match text {
+            MaybeUnset::Set(text) => text.len(),
+            MaybeUnset::Unset => 0,
+        };
+        let texts = [&self.severity_text, &self.event_name, &self.namespace, &self.pod, &self.node, &self.scope];
+        // Fixed columns, ids and a length before every value make up the constant.
+        200 + self.tenant.len()
+            + self.service.len()
+            + self.body.len()
+            + map(&self.attributes)
+            + map(&self.resource)
+            + texts.into_iter().map(set).sum::<usize>()
     }
 }
 
@@ -136,25 +149,23 @@ pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
         truncated: 0,
         clamped: 0,
     };
-    let mut seen: HashMap<u128, u32> = HashMap::new();
+    let mut names = identity::Names::default();
     for resource_logs in request.resource_logs() {
         let resource = resource_logs.resource();
         let shared = Shared::of(&resource, config);
         for scope_logs in resource_logs.scopes() {
             let scope = scope_logs.scope();
-            let context = identity::context(resource.identity(), scope.name(), scope.version());
+            let context = identity::context(&resource, &scope);
             for record in scope_logs.log_records() {
-                let stamped = [record.time_unix_nano(), record.observed_time_unix_nano()]
-                    .into_iter()
-                    .find(|&time| time != 0);
-                let own = identity::identity(context, &record, stamped.unwrap_or_default());
-                let ordinal = seen.entry(own).or_insert(0);
-                let name = identity::with_ordinal(own, *ordinal);
-                *ordinal += 1;
-                let time = stamped.unwrap_or(now.as_nanos() as u64);
-                let filed = file_under(time, config, now);
-                found.clamped += u64::from(filed != time);
-                let (row, cut) = shared.row(&record, scope.name(), &Filed { name, time, kept_under: filed });
+                let (name, stamped) = names.next(context, &record);
+                let (time, kept_under) = match stamped {
+                    Some(time) => (time, file_under(time, config, now)),
+                    // Without any time the record is filed at the start of the present bucket, so that a repeated
+                    // export lands on the row that it wrote before.
+                    None => (now.as_nanos() as u64, start_of_bucket(now.as_nanos() as u64, config)),
+                };
+                found.clamped += u64::from(stamped.is_some() && kept_under != time);
+                let (row, cut) = shared.row(&record, scope.name(), &Filed { name, time, kept_under });
                 found.truncated += u64::from(cut);
                 let by_trace = trace_row(&row, &record);
                 found.rows.push(Placed { row, by_trace });
@@ -226,8 +237,8 @@ impl<'a> Shared<'a> {
             severity_text: text(record.severity_text()),
             body,
             body_type: body_type(&value),
-            trace_id: bytes(record.trace_id()),
-            span_id: bytes(record.span_id()),
+            trace_id: id(record.trace_id(), 16),
+            span_id: id(record.span_id(), 8),
             flags: set_if(record.flags() != 0, record.flags() as i32),
             event_name: text(record.event_name()),
             namespace: self.namespace.clone(),
@@ -242,7 +253,8 @@ impl<'a> Shared<'a> {
 }
 
 fn trace_row(row: &LogRow, record: &LogRecord<'_>) -> Option<TraceRow> {
-    (!record.trace_id().is_empty()).then(|| TraceRow {
+    // Ids that are none would all meet in one partition.
+    is_id(record.trace_id(), 16).then(|| TraceRow {
         tenant: row.tenant.clone(),
         trace_id: record.trace_id().to_vec(),
         id: row.id,
@@ -258,15 +270,13 @@ fn trace_row(row: &LogRow, record: &LogRecord<'_>) -> Option<TraceRow> {
 /// A broken clock must not make thousands of partitions: times outside the kept range are filed at its edge,
 /// rounded to whole buckets so that a repeated export soon after is filed alike.
 fn file_under(time: u64, config: &Config, now: Duration) -> u64 {
-    let width = config.bucket_width.as_nanos() as u64;
-    let round = |nanos: u64| nanos - nanos % width.max(1);
-    let oldest = round(now.saturating_sub(config.ttl).as_nanos() as u64);
-    let newest = round((now + FUTURE).as_nanos() as u64);
-    if time < oldest || time > newest {
-        time.clamp(oldest, newest)
-    } else {
-        time
-    }
+    let oldest = start_of_bucket(now.saturating_sub(config.ttl).as_nanos() as u64, config);
+    let newest = start_of_bucket((now + FUTURE).as_nanos() as u64, config);
+    time.clamp(oldest, newest)
+}
+
+fn start_of_bucket(nanos: u64, config: &Config) -> u64 {
+    nanos - nanos % (config.bucket_width.as_nanos() as u64).max(1)
 }
 
 /// A version 1 layout: 60 bits of event time, then 61 bits of the record's name. The multicast bit keeps the
@@ -317,8 +327,8 @@ fn text(text: &str) -> MaybeUnset<String> {
     set_if(!text.is_empty(), text.to_owned())
 }
 
-fn bytes(bytes: &[u8]) -> MaybeUnset<Vec<u8>> {
-    set_if(!bytes.is_empty(), bytes.to_vec())
+fn id(bytes: &[u8], length: usize) -> MaybeUnset<Vec<u8>> {
+    set_if(is_id(bytes, length), bytes.to_vec())
 }
 
 fn signed(nanos: u64) -> i64 {

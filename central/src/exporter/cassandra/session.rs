@@ -1,4 +1,6 @@
-//! The connection to the cluster: made in the background, made again when the schema goes away.
+//! The connection to the cluster: made in the background, and what its errors mean.
+//!
+//! Once made it is the driver's to keep: it reconnects to nodes and prepares statements again by itself.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,12 +2,11 @@
 //!
 //! Never: touches the database.
 
-use std::collections::HashMap;
-
 use mirador_otlp::Request;
 use mirador_otlp::value::{Attributes, Value};
 use serde_json::{Map, Value as Json, json};
 
+use crate::exporter::is_id;
 use crate::logs::identity;
 
 /// One span as it is stored; texts are JSON where the column is structured.
@@ -47,9 +46,10 @@ pub(super) struct LogRow {
     pub(super) scope: String,
 }
 
-/// Reads every span of the request.
-pub(super) fn spans(request: &Request) -> Vec<SpanRow> {
-    let mut rows = Vec::with_capacity(request.items());
+/// Reads every span of the request, and says how many have no valid ids: rows are named by them.
+/// `now_unix_nano` stands in where a span carries no time.
+pub(super) fn spans(request: &Request, now_unix_nano: u64) -> (Vec<SpanRow>, u64) {
+    let (mut rows, mut rejected) = (Vec::with_capacity(request.items()), 0);
     for resource_spans in request.resource_spans() {
         let resource = resource_spans.resource();
         let service = resource.service_name().unwrap_or_default();
@@ -57,7 +57,12 @@ pub(super) fn spans(request: &Request) -> Vec<SpanRow> {
         for scope_spans in resource_spans.scopes() {
             let scope = scope_spans.scope().name().to_owned();
             for span in scope_spans.spans() {
-                let start = span.start_time_unix_nano();
+                if !is_id(span.trace_id(), 16) || !is_id(span.span_id(), 8) {
+                    rejected += 1;
+                    continue;
+                }
+                let times = [span.start_time_unix_nano(), span.end_time_unix_nano()];
+                let start = times.into_iter().find(|&time| time != 0).unwrap_or(now_unix_nano);
                 let events: Vec<Json> = span
                     .events()
                     .map(|event| {
@@ -92,31 +97,23 @@ pub(super) fn spans(request: &Request) -> Vec<SpanRow> {
             }
         }
     }
-    rows
+    (rows, rejected)
 }
 
 /// Reads every log record of the request; `now_unix_nano` stands in where a record carries no time.
 pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Vec<LogRow> {
     let mut rows = Vec::with_capacity(request.items());
-    let mut seen: HashMap<u128, u32> = HashMap::new();
+    let mut names = identity::Names::default();
     for resource_logs in request.resource_logs() {
         let resource = resource_logs.resource();
         let service = resource.service_name().unwrap_or_default();
         let resource_text = object(&resource.attributes()).to_string();
         for scope_logs in resource_logs.scopes() {
             let scope = scope_logs.scope();
-            let context = identity::context(resource.identity(), scope.name(), scope.version());
+            let context = identity::context(&resource, &scope);
             for record in scope_logs.log_records() {
-                let stamped = [record.time_unix_nano(), record.observed_time_unix_nano()]
-                    .into_iter()
-                    .find(|&time| time != 0);
+                let (id, stamped) = names.next(context, &record);
                 let time = stamped.unwrap_or(now_unix_nano);
-                // A record without any time is named by its content alone: the arrival time would give a
-                // repeated export another name.
-                let own = identity::identity(context, &record, stamped.unwrap_or_default());
-                let ordinal = seen.entry(own).or_insert(0);
-                let id = identity::with_ordinal(own, *ordinal);
-                *ordinal += 1;
                 rows.push(LogRow {
                     id: id.to_be_bytes(),
                     time_nanos: clamp(time),

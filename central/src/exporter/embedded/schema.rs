@@ -48,7 +48,13 @@ CREATE INDEX logs_by_trace ON logs (trace_id) WHERE length(trace_id) > 0;
 pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
     // Write-ahead logging lets the console read while the writer commits. `NORMAL` keeps every committed
     // transaction through the death of the process; only a power cut may lose the last ones.
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let mode: String = connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(|error| super::writer::explain(&error))?;
+    anyhow::ensure!(
+        mode == "wal",
+        "write-ahead logging is not possible there (journal mode {mode}); name a path on a local disk"
+    );
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;

@@ -40,7 +40,7 @@ fn traces(spans: Vec<Span>) -> Request {
         ..ScopeSpans::default()
     }];
     let resource_spans = vec![ResourceSpans {
-        resource: Some(resource("cart")),
+        resource: resource("cart"),
         scope_spans,
         ..ResourceSpans::default()
     }];
@@ -54,7 +54,7 @@ fn logs(records: Vec<LogRecord>) -> Request {
         ..ScopeLogs::default()
     }];
     let resource_logs = vec![ResourceLogs {
-        resource: Some(resource("cart")),
+        resource: resource("cart"),
         scope_logs,
         ..ResourceLogs::default()
     }];
@@ -68,8 +68,8 @@ fn span(id: u8) -> Span {
         span_id: vec![id; 8],
         name: "GET /cart".to_owned(),
         kind: 2,
-        start_time_unix_nano: super::now_unix_nano(),
-        end_time_unix_nano: super::now_unix_nano() + 1_000_000,
+        start_time_unix_nano: crate::exporter::unix_nanos(),
+        end_time_unix_nano: crate::exporter::unix_nanos() + 1_000_000,
         attributes: vec![text("http.route", "/cart/ünïcode")],
         ..Span::default()
     }

@@ -13,6 +13,7 @@ use reqwest::{Client, Response, StatusCode, Url, redirect};
 
 use super::{Codec, Config};
 use crate::exporter::ExportError;
+use crate::exporter::otlphttp::plain_http;
 
 /// How much of an answer is read for the log.
 const ANSWER: usize = 1024;
@@ -49,16 +50,7 @@ pub(super) struct Poster {
 impl Poster {
     /// Checks URL and headers.
     pub(super) fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
-        let url = Url::parse(&config.endpoint).with_context(|| {
-            format!(
-                "exporters.{section}.endpoint: {:?} is not a URL; http://host:8428/api/v1/write is right",
-                config.endpoint
-            )
-        })?;
-        anyhow::ensure!(
-            matches!(url.scheme(), "http" | "https"),
-            "exporters.{section}.endpoint: the scheme of {url} is not http or https"
-        );
+        let url = plain_http(section, &config.endpoint, "http://host:8428/api/v1/write")?;
         let mut given = HeaderMap::new();
         for (name, value) in &config.headers {
             let name = HeaderName::try_from(name)
