@@ -27,7 +27,7 @@ use config::{Ports, Stores};
 /// Ctrl-C stops both, without loss. Data is kept for the next start unless --fresh is given.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Feed it: a small simulated shop sends OTLP, its payment service falters after a minute, and the
+    /// Feed it: a small simulated shop sends OTLP, its payment service falters after 100 s, and the
     /// terminal shows calls, edges and anomalies.
     #[arg(long)]
     demo: bool,

@@ -78,7 +78,7 @@ pub(super) fn series(
     since_ms: i64,
 ) -> anyhow::Result<Vec<SeriesRow>> {
     let mut named = connection.prepare_cached("SELECT id, labels FROM series WHERE name = ?1 ORDER BY id")?;
-    let mut sampled = connection.prepare_cached(
+    let mut select = connection.prepare_cached(
         "SELECT timestamp_ms, value FROM samples WHERE series = ?1 AND timestamp_ms >= ?2 ORDER BY timestamp_ms LIMIT ?3",
     )?;
     let (mut found, mut left) = (Vec::new(), ROWS);
@@ -89,7 +89,7 @@ pub(super) fn series(
             continue;
         }
         let id: i64 = row.get(0)?;
-        let samples = sampled
+        let samples = select
             .query_map(params![id, since_ms, left], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<Vec<_>, _>>()?;
         left -= samples.len() as i64;

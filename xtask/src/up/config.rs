@@ -61,7 +61,7 @@ health:
 pub(super) fn agent(ports: &Ports) -> String {
     let mut yaml = "agent_id: up\n".to_owned();
     yaml += &listening(ports.grpc, ports.http, ports.metrics, ports.health);
-    yaml += "red:\n  metrics_flush_interval: 2s\nexporters:\n";
+    yaml += "red:\n  metrics_flush_interval: 1s\nexporters:\n";
     for kind in ["traces", "metrics", "logs", "red"] {
         let to = ports.central_grpc;
         write!(yaml, "  {kind}:\n    resolver:\n      static:\n        hostnames: [\"127.0.0.1:{to}\"]\n")
@@ -73,6 +73,8 @@ pub(super) fn agent(ports: &Ports) -> String {
 /// Central's configuration in role `all`.
 pub(super) fn central(ports: &Ports, stores: &Stores) -> String {
     let mut yaml = listening(ports.central_grpc, ports.central_http, ports.central_metrics, ports.central_health);
+    // A score needs 64 points of history: at one a second it is there before the demo's fault.
+    yaml += "servicegraph:\n  metrics_flush_interval: 1s\nspanmetrics:\n  metrics_flush_interval: 1s\n";
     match stores {
         Stores::Embedded(file) => {
             let (file, console) = (text(&file.display().to_string()), ports.console);

@@ -10,8 +10,8 @@ use mirador_support::shop::{self, Sent};
 use super::config::{Ports, Stores};
 use super::{table, view};
 
-/// When the payment service falters, and for how long.
-const FAULT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60));
+/// When the payment service falters (its series are scored by then), and for how long.
+const FAULT: (Duration, Duration) = (Duration::from_secs(100), Duration::from_secs(60));
 
 /// Sends and shows until it is dropped.
 pub(super) async fn run(ports: &Ports, stores: &Stores, visits: u32) -> Result<()> {
@@ -71,8 +71,8 @@ fn fault(seconds: u64) -> String {
 mod tests {
     #[test]
     fn the_fault_is_announced_lasts_and_ends() {
-        assert_eq!(super::fault(10), "payment falters in 50 s");
-        assert_eq!(super::fault(60), "payment falters for 60 s more");
-        assert_eq!(super::fault(120), "payment has recovered");
+        assert_eq!(super::fault(10), "payment falters in 90 s");
+        assert_eq!(super::fault(100), "payment falters for 60 s more");
+        assert_eq!(super::fault(160), "payment has recovered");
     }
 }

@@ -334,3 +334,6 @@ fn id(bytes: &[u8], length: usize) -> MaybeUnset<Vec<u8>> {
 fn signed(nanos: u64) -> i64 {
     i64::try_from(nanos).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

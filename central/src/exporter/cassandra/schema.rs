@@ -95,3 +95,6 @@ pub(super) fn statements(config: &Config) -> Vec<String> {
         ),
     ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -235,3 +235,6 @@ pub(super) fn classify(error: &ExecutionError) -> ExportError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

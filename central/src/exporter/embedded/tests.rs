@@ -40,7 +40,7 @@ fn traces(spans: Vec<Span>) -> Request {
         ..ScopeSpans::default()
     }];
     let resource_spans = vec![ResourceSpans {
-        resource: resource("cart"),
+        resource: Some(resource("cart")),
         scope_spans,
         ..ResourceSpans::default()
     }];
@@ -54,7 +54,7 @@ fn logs(records: Vec<LogRecord>) -> Request {
         ..ScopeLogs::default()
     }];
     let resource_logs = vec![ResourceLogs {
-        resource: resource("cart"),
+        resource: Some(resource("cart")),
         scope_logs,
         ..ResourceLogs::default()
     }];
