@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
-};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use mirador_service::drain::Drain;
@@ -42,10 +40,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            endpoint: SocketAddr::from(([127, 0, 0, 1], 14380)),
-        }
+        Self { enabled: true, endpoint: SocketAddr::from(([127, 0, 0, 1], 14380)) }
     }
 }
 
@@ -62,19 +57,12 @@ impl Console {
     /// When the address is taken or the store's file cannot be read.
     pub async fn bind(config: &Config, store: &Embedded) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(config.endpoint).await.with_context(|| {
-            format!(
-                "console.endpoint: cannot listen on {}; is another process using the port?",
-                config.endpoint
-            )
+            format!("console.endpoint: cannot listen on {}; is another process using the port?", config.endpoint)
         })?;
         let router = api::router(query::Store::new(store)?)
             .route("/", get(async || asset("text/html; charset=utf-8", PAGE)))
-            .route(
-                "/page.js",
-                get(async || asset("text/javascript; charset=utf-8", SCRIPT)),
-            )
-            .route("/page.css", get(async || asset("text/css; charset=utf-8", STYLE)))
-            .fallback(api::unknown);
+            .route("/page.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
+            .route("/page.css", get(async || asset("text/css; charset=utf-8", STYLE)));
         Ok(Self { listener, router })
     }
 
@@ -92,8 +80,8 @@ impl Console {
     /// When the listener breaks.
     pub async fn serve(self, drain: Drain) -> anyhow::Result<()> {
         let stop = drain.clone();
-        let serving = axum::serve(self.listener, self.router)
-            .with_graceful_shutdown(async move { stop.started().await });
+        let serving =
+            axum::serve(self.listener, self.router).with_graceful_shutdown(async move { stop.started().await });
         tokio::select! {
             served = serving.into_future() => served.context("console"),
             () = async { drain.started().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),

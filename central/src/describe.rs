@@ -6,10 +6,10 @@ use mirador_service::drain::Drain;
 
 use crate::config::Config;
 use crate::consume::{Consumer, Roles};
+use crate::exporter::cassandra::{self, Cassandra};
 use crate::exporter::otlphttp::{self, OtlpHttp};
 use crate::exporter::victoriametrics::{self, RemoteWrite};
 use crate::exporter::victoriatraces::{self, VictoriaTraces};
-use crate::exporter::cassandra::{self, Cassandra};
 use crate::role::Role;
 use crate::topology::Central;
 

@@ -81,14 +81,8 @@ pub trait MetricStore: Send + Sync {
 pub fn answer(stored: Result<(), ExportError>, items: u64) -> Result<Accepted, Refusal> {
     match stored {
         Ok(()) => Ok(Accepted::default()),
-        Err(ExportError::Partial { rejected, reason }) => Ok(Accepted {
-            rejected_items: rejected,
-            message: reason,
-        }),
-        Err(ExportError::Drop { reason }) => Ok(Accepted {
-            rejected_items: items,
-            message: reason,
-        }),
+        Err(ExportError::Partial { rejected, reason }) => Ok(Accepted { rejected_items: rejected, message: reason }),
+        Err(ExportError::Drop { reason }) => Ok(Accepted { rejected_items: items, message: reason }),
         Err(ExportError::Retry { after, reason }) => Err(Refusal {
             code: Code::Unavailable,
             message: reason,
@@ -106,11 +100,11 @@ pub fn answer(stored: Result<(), ExportError>, items: u64) -> Result<Accepted, R
 }
 
 /// Whether `bytes` is an id of OTLP: of this length and not all zero.
-fn is_id(bytes: &[u8], length: usize) -> bool {
+pub(crate) fn is_id(bytes: &[u8], length: usize) -> bool {
     bytes.len() == length && bytes.iter().any(|&byte| byte != 0)
 }
 
 /// The clock of the exporters.
-fn unix_nanos() -> u64 {
+pub(crate) fn unix_nanos() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }

@@ -25,14 +25,8 @@ impl Logs {
     pub fn new(store: Arc<dyn LogStore>, registry: &Registry) -> Self {
         Self {
             store,
-            stored: registry.counter(
-                "mirador_logs_stored_records",
-                "Log records that the store has taken.",
-            ),
-            rejected: registry.counter(
-                "mirador_logs_rejected_records",
-                "Log records that the store refused for good.",
-            ),
+            stored: registry.counter("mirador_logs_stored_records", "Log records that the store has taken."),
+            rejected: registry.counter("mirador_logs_rejected_records", "Log records that the store refused for good."),
         }
     }
 
@@ -47,8 +41,7 @@ impl Logs {
         }
         let accepted = answer(self.store.store(request).await, items)?;
         self.rejected.inc_by(accepted.rejected_items);
-        self.stored
-            .inc_by(items.saturating_sub(accepted.rejected_items));
+        self.stored.inc_by(items.saturating_sub(accepted.rejected_items));
         Ok(accepted)
     }
 }

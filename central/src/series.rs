@@ -71,11 +71,7 @@ impl SeriesBatch {
 impl Series {
     /// One sample of one series.
     pub fn sample(labels: Labels, timestamp_ms: i64, value: f64) -> Self {
-        Self {
-            labels,
-            samples: vec![(timestamp_ms, value)],
-            exemplars: Vec::new(),
-        }
+        Self { labels, samples: vec![(timestamp_ms, value)], exemplars: Vec::new() }
     }
 }
 
@@ -90,10 +86,7 @@ impl LabelSet {
             put_text(&mut encoded, 0x0a, name);
             put_text(&mut encoded, 0x12, value);
         }
-        Self {
-            encoded: encoded.into_boxed_slice(),
-            pairs: OnceLock::new(),
-        }
+        Self { encoded: encoded.into_boxed_slice(), pairs: OnceLock::new() }
     }
 
     /// The `labels` fields (number 1) of a remote-write `TimeSeries`.
@@ -103,16 +96,12 @@ impl LabelSet {
 
     /// Reads the pairs without keeping them.
     pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
-        Texts {
-            rest: &self.encoded,
-        }
+        Texts { rest: &self.encoded }
     }
 
     /// The value of one label.
     pub fn value(&self, name: &str) -> Option<&str> {
-        self.texts()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value)
+        self.texts().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 }
 
@@ -120,11 +109,7 @@ impl Deref for LabelSet {
     type Target = [Pair];
 
     fn deref(&self) -> &[Pair] {
-        self.pairs.get_or_init(|| {
-            self.texts()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect()
-        })
+        self.pairs.get_or_init(|| self.texts().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }
 
@@ -225,26 +210,12 @@ mod tests {
     #[test]
     fn label_sets_read_back_sorted_with_the_first_of_equal_names() {
         let long = "x".repeat(300);
-        let set: LabelSet = [
-            ("job", "a"),
-            ("__name__", "up"),
-            ("job", "b"),
-            ("empty", ""),
-            ("long", long.as_str()),
-        ]
-        .into_iter()
-        .map(|(name, value)| (Box::from(name), Box::from(value)))
-        .collect();
+        let set: LabelSet = [("job", "a"), ("__name__", "up"), ("job", "b"), ("empty", ""), ("long", long.as_str())]
+            .into_iter()
+            .map(|(name, value)| (Box::from(name), Box::from(value)))
+            .collect();
         let texts: Vec<_> = set.texts().collect();
-        assert_eq!(
-            texts,
-            [
-                ("__name__", "up"),
-                ("empty", ""),
-                ("job", "a"),
-                ("long", long.as_str())
-            ]
-        );
+        assert_eq!(texts, [("__name__", "up"), ("empty", ""), ("job", "a"), ("long", long.as_str())]);
         assert_eq!(set.len(), 4);
         assert_eq!(set.value("job"), Some("a"));
         assert_eq!(&*set[3].1, long);
@@ -252,16 +223,7 @@ mod tests {
 
     #[test]
     fn varint_length_is_what_is_written() {
-        for value in [
-            0,
-            1,
-            127,
-            128,
-            16_383,
-            16_384,
-            u64::from(u32::MAX),
-            u64::MAX,
-        ] {
+        for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
             let mut buffer = Vec::new();
             put_varint(&mut buffer, value);
             assert_eq!(buffer.len(), varint_len(value), "{value}");

@@ -60,7 +60,7 @@ async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<(
     let expected = oracle::red(&requests);
     let calls: u64 = expected.values().map(|red| red.calls).sum();
     until("RED of every operation", WAIT, async || {
-        let rows = laptop.central.ask("/api/red?since=1h").await?;
+        let rows = laptop.central.ask("/api/v1/red?since=1h").await?;
         let found: f64 = rows.as_array().into_iter().flatten().map(|row| number(row, "calls")).sum();
         ensure!((found - calls as f64).abs() < 0.5, "{found} calls of {calls}");
         Ok(Some(()))
@@ -68,7 +68,7 @@ async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<(
     .await?;
     let edges = oracle::edges(&requests);
     until("every edge", WAIT, async || {
-        let rows = laptop.central.ask("/api/edges?since=1h").await?;
+        let rows = laptop.central.ask("/api/v1/graph?since=1h").await?;
         for ((client, server, kind), edge) in &edges {
             let row = rows.as_array().into_iter().flatten().find(|row| {
                 row["client"] == client.as_str()
@@ -82,14 +82,14 @@ async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<(
     })
     .await?;
     let (_, span) = &visits[0].spans[0];
-    let trace = laptop.central.ask(&format!("/api/traces/{}", hex(&span.trace_id))).await?;
+    let trace = laptop.central.ask(&format!("/api/v1/traces/{}", hex(&span.trace_id))).await?;
     let of_trace =
         visits.iter().flat_map(|visit| &visit.spans).filter(|(_, other)| other.trace_id == span.trace_id).count();
     ensure!(trace.as_array().is_some_and(|spans| spans.len() == of_trace), "{trace}");
-    let logs = laptop.central.ask("/api/logs?since=1h&limit=1000").await?;
+    let logs = laptop.central.ask("/api/v1/logs?since=1h&limit=1000").await?;
     let sent: usize = visits.iter().map(|visit| visit.logs.len()).sum();
     ensure!(logs.as_array().is_some_and(|rows| rows.len() == sent), "{sent} log records were sent: {logs}");
-    let services = laptop.central.ask("/api/services").await?;
+    let services = laptop.central.ask("/api/v1/services").await?;
     ensure!(services.as_array().is_some_and(|names| names.len() == 9), "{services}");
     let page = client::text(client::client()?.get(format!("http://{}/", laptop.central.console))).await?;
     ensure!(page.contains("<title>Mirador</title>") && !page.contains("http://") && !page.contains("https://"));
@@ -128,7 +128,7 @@ async fn json_by_hand_is_taken_and_rubbish_is_refused_without_harm() -> Result<(
     let answer = post("application/json", body.to_string().into_bytes()).await?;
     ensure!(answer.status().is_success(), "{}", answer.status());
     let spans =
-        until("the span", WAIT, async || Ok(Some(laptop.central.ask(&format!("/api/traces/{trace_id}")).await?)))
+        until("the span", WAIT, async || Ok(Some(laptop.central.ask(&format!("/api/v1/traces/{trace_id}")).await?)))
             .await?;
     ensure!(
         spans[0]["service"] == "by-hand" && spans[0]["attributes"]["big"] == json!(9_007_199_254_740_993_u64),
@@ -150,7 +150,7 @@ async fn a_kill_of_central_keeps_what_was_acknowledged_and_the_agent_recovers_by
     laptop.central.kill().await?;
     laptop.central.restart().await?;
     for (_, span) in visits.iter().flat_map(|visit| &visit.spans) {
-        let stored = laptop.central.ask(&format!("/api/traces/{}", hex(&span.trace_id))).await?;
+        let stored = laptop.central.ask(&format!("/api/v1/traces/{}", hex(&span.trace_id))).await?;
         let found = stored.as_array().into_iter().flatten().any(|row| row["span_id"] == hex(&span.span_id).as_str());
         ensure!(found, "an acknowledged span is gone: {stored}");
     }

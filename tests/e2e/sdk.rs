@@ -115,7 +115,7 @@ async fn red_is_what_was_driven(pair: &Pair) -> Result<()> {
     let mut expected: Vec<_> = OPERATIONS.iter().map(|row| format!("{row:?}")).collect();
     expected.sort();
     until("RED of the application", WAIT, async || {
-        let answer = pair.central.ask("/api/red?since=1h").await?;
+        let answer = pair.central.ask("/api/v1/red?since=1h").await?;
         let mut found: Vec<_> = rows(&answer)
             .map(|row| {
                 (
@@ -140,7 +140,7 @@ async fn edges_are_what_was_driven(pair: &Pair) -> Result<()> {
     let mut expected: Vec<_> = EDGES.iter().map(|row| format!("{row:?}")).collect();
     expected.sort();
     until("edges of the application", WAIT, async || {
-        let answer = pair.central.ask("/api/edges?since=1h").await?;
+        let answer = pair.central.ask("/api/v1/graph?since=1h").await?;
         let mut found: Vec<_> = rows(&answer)
             .map(|row| {
                 let kind = word(row, "connection_type");
@@ -158,7 +158,7 @@ async fn edges_are_what_was_driven(pair: &Pair) -> Result<()> {
 /// One trace per order: six spans in one chain over the three services. Gives the trace ids.
 async fn traces_are_whole(pair: &Pair) -> Result<BTreeSet<String>> {
     let ids = until("every trace", WAIT, async || {
-        let answer = pair.central.ask("/api/traces?since=1h&limit=1000").await?;
+        let answer = pair.central.ask("/api/v1/traces?since=1h&limit=1000").await?;
         let spans: i64 = rows(&answer).filter_map(|row| row["spans"].as_i64()).sum();
         ensure!(rows(&answer).count() == ALL as usize && spans == 6 * ALL as i64, "{answer}");
         Ok(Some(rows(&answer).map(|row| word(row, "trace_id").to_owned()).collect::<BTreeSet<_>>()))
@@ -166,7 +166,7 @@ async fn traces_are_whole(pair: &Pair) -> Result<BTreeSet<String>> {
     .await?;
     let chain: Vec<_> = OPERATIONS.iter().map(|(service, name, ..)| (*service, *name)).collect();
     for id in &ids {
-        let trace = pair.central.ask(&format!("/api/traces/{id}")).await?;
+        let trace = pair.central.ask(&format!("/api/v1/traces/{id}")).await?;
         let by_parent: BTreeMap<&str, &Value> = rows(&trace).map(|span| (word(span, "parent_span_id"), span)).collect();
         let mut found = Vec::new();
         let mut parent = "";
@@ -186,7 +186,7 @@ async fn logs_are_there_once(pair: &Pair, traces: &BTreeSet<String>) -> Result<(
         [(FRONT, ["ordered ", "-"]), (PRICING, ["priced ", "pricing failed "]), (STOCK, ["looked up ", "no stock "])]
     {
         let found = until(&format!("the log records of {service}"), WAIT, async || {
-            let answer = pair.central.ask(&format!("/api/logs?since=1h&limit=1000&service={service}")).await?;
+            let answer = pair.central.ask(&format!("/api/v1/logs?since=1h&limit=1000&service={service}")).await?;
             let mut orders = Vec::new();
             for row in rows(&answer) {
                 let body = word(row, "body");
@@ -226,7 +226,7 @@ fn total(samples: &Value) -> f64 {
 async fn metrics_are_whole_and_scored(pair: &Pair) -> Result<()> {
     until("the metrics of the application", WAIT, async || {
         for (service, name, expected) in METRICS {
-            let series = pair.central.ask(&format!("/api/series?since=1h&name={name}&job={service}")).await?;
+            let series = pair.central.ask(&format!("/api/v1/series?since=1h&name={name}&job={service}")).await?;
             let found: f64 = rows(&series).map(|one| total(&one["samples"])).sum();
             ensure!((found - expected).abs() < 0.5, "{service}: {name} is {found} instead of {expected}: {series}");
         }
@@ -253,9 +253,9 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
         pairs.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
     };
     let (mut stored, mut rated) = (BTreeSet::new(), BTreeSet::new());
-    let names = pair.central.ask("/api/metrics").await?;
+    let names = pair.central.ask("/api/v1/metrics").await?;
     for job in jobs {
-        for series in rows(&pair.central.ask(&format!("/api/series?since=1h&name=anomaly_score&job={job}")).await?) {
+        for series in rows(&pair.central.ask(&format!("/api/v1/series?since=1h&name=anomaly_score&job={job}")).await?) {
             let mut labels = labels(series);
             rated.insert((labels.remove("metric").unwrap_or_default(), labels));
         }
@@ -263,7 +263,7 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
             if matches!(name, "anomaly_score" | "is_anomaly" | "target_info") {
                 continue;
             }
-            for series in rows(&pair.central.ask(&format!("/api/series?since=1h&name={name}&job={job}")).await?) {
+            for series in rows(&pair.central.ask(&format!("/api/v1/series?since=1h&name={name}&job={job}")).await?) {
                 let mut labels = labels(series);
                 // A histogram is scored as one metric.
                 labels.remove("le");
@@ -360,17 +360,17 @@ async fn all_that_telemetrygen_sends_over_grpc_and_http_is_found() -> Result<()>
         let unique = ["--unique-timeseries", "--unique-timeseries-duration", "1h"];
         run(&[&["metrics", "--metrics", &series, "--metric-type", "Sum"][..], &unique].concat()).await?;
 
-        let found = pair.central.ask(&format!("/api/traces?since=1h&limit=1000&service={service}")).await?;
+        let found = pair.central.ask(&format!("/api/v1/traces?since=1h&limit=1000&service={service}")).await?;
         let whole = rows(&found).filter(|row| row["spans"] == json!(CHILDREN + 1)).count();
         ensure!(whole == TRACES && rows(&found).count() == TRACES, "{service}: {whole} traces are whole: {found}");
-        let found = pair.central.ask(&format!("/api/logs?since=1h&limit=1000&service={service}")).await?;
+        let found = pair.central.ask(&format!("/api/v1/logs?since=1h&limit=1000&service={service}")).await?;
         ensure!(rows(&found).count() == LOGS, "{service}: {} log records", rows(&found).count());
         until("RED and metrics of telemetrygen", WAIT, async || {
-            let red = pair.central.ask("/api/red?since=1h").await?;
+            let red = pair.central.ask("/api/v1/red?since=1h").await?;
             let of_service = rows(&red).filter(|row| row["service"] == service);
             let calls: f64 = of_service.map(|row| number(row, "calls")).sum();
             ensure!((calls - (TRACES * (CHILDREN + 1)) as f64).abs() < 0.5, "{service}: {calls} calls");
-            let found = pair.central.ask(&format!("/api/series?since=1h&name=gen_total&job={service}")).await?;
+            let found = pair.central.ask(&format!("/api/v1/series?since=1h&name=gen_total&job={service}")).await?;
             ensure!(rows(&found).count() == SERIES, "{service}: {} series: {found}", rows(&found).count());
             every_series_is_scored(&pair, &[service]).await
         })

@@ -2,8 +2,6 @@
 //!
 //! Every list has a limit, every range a default; a parameter that is not known or makes no sense is refused
 //! with status 400 and its name. Every answer is JSON, errors as `{"error": "…"}`.
-//!
-//! `/api/v1` is the contract; `/api` is the same for the page of this very version.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -22,31 +20,23 @@ const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
 const DEFAULT_SINCE_MS: i64 = 15 * 60 * 1000;
 
-/// The routes below `/api`.
+/// The routes below `/api/v1`, and the answer to every path that nobody knows.
 pub(super) fn router(store: Store) -> Router {
-    Router::new().nest("/api/v1", questions()).nest("/api", questions()).with_state(store).layer(map_response(plain_json))
+    let router = Router::new()
+        .route("/api/v1/services", get(services))
+        .route("/api/v1/red", get(red))
+        .route("/api/v1/graph", get(edges))
+        .route("/api/v1/anomalies", get(anomalies))
+        .route("/api/v1/traces", get(traces))
+        .route("/api/v1/traces/{trace_id}", get(trace))
+        .route("/api/v1/logs", get(logs))
+        .route("/api/v1/metrics", get(metrics))
+        .route("/api/v1/series", get(series));
+    let only_reads = async || Problem(StatusCode::METHOD_NOT_ALLOWED, "the console only reads: use GET".to_owned());
+    router.method_not_allowed_fallback(only_reads).fallback(unknown).with_state(store).layer(map_response(plain_json))
 }
 
-fn questions() -> Router<Store> {
-    Router::new()
-        .route("/services", get(services))
-        .route("/red", get(red))
-        .route("/graph", get(edges))
-        .route("/edges", get(edges))
-        .route("/anomalies", get(anomalies))
-        .route("/traces", get(traces))
-        .route("/traces/{trace_id}", get(trace))
-        .route("/logs", get(logs))
-        .route("/metrics", get(metrics))
-        .route("/series", get(series))
-        .fallback(unknown)
-        .method_not_allowed_fallback(async || {
-            Problem(StatusCode::METHOD_NOT_ALLOWED, "the console only reads: use GET".to_owned())
-        })
-}
-
-/// What no route knows, below `/api` and beside it.
-pub(super) async fn unknown(uri: Uri) -> impl IntoResponse {
+async fn unknown(uri: Uri) -> impl IntoResponse {
     Problem(
         StatusCode::NOT_FOUND,
         format!(
@@ -138,9 +128,7 @@ async fn services(State(store): State<Store>, asked: Asked<NoParameters>) -> Ans
 async fn red(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
     let Query(range) = asked?;
     let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, MAX_LIMIT)?);
-    let mut rows = store
-        .ask(move |connection| query::red(connection, since))
-        .await?;
+    let mut rows = store.ask(move |connection| query::red(connection, since)).await?;
     rows.truncate(limit);
     Ok(Json(rows))
 }
@@ -148,9 +136,7 @@ async fn red(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Ser
 async fn edges(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
     let Query(range) = asked?;
     let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, MAX_LIMIT)?);
-    let mut rows = store
-        .ask(move |connection| query::edges(connection, since))
-        .await?;
+    let mut rows = store.ask(move |connection| query::edges(connection, since)).await?;
     rows.truncate(limit);
     Ok(Json(rows))
 }
@@ -158,11 +144,7 @@ async fn edges(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl S
 async fn anomalies(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
     let Query(range) = asked?;
     let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, DEFAULT_LIMIT)?);
-    Ok(Json(
-        store
-            .ask(move |connection| query::anomalies(connection, since, limit))
-            .await?,
-    ))
+    Ok(Json(store.ask(move |connection| query::anomalies(connection, since, limit)).await?))
 }
 
 async fn traces(State(store): State<Store>, asked: Asked<TraceFilter>) -> Answer<impl Serialize> {
@@ -172,23 +154,14 @@ async fn traces(State(store): State<Store>, asked: Asked<TraceFilter>) -> Answer
         return Err(wrong(format!("min_duration_ms={least}: 0 or more is right")));
     }
     let nanos = since.saturating_mul(1_000_000);
-    Ok(Json(
-        store
-            .ask(move |connection| query::traces(connection, &filter, nanos, limit as i64))
-            .await?,
-    ))
+    Ok(Json(store.ask(move |connection| query::traces(connection, &filter, nanos, limit as i64)).await?))
 }
 
 async fn trace(State(store): State<Store>, Path(text): Path<String>) -> Answer<impl Serialize> {
     let id = trace_id(&text)?;
-    let spans = store
-        .ask(move |connection| query::trace(connection, &id))
-        .await?;
+    let spans = store.ask(move |connection| query::trace(connection, &id)).await?;
     if spans.is_empty() {
-        return Err(Problem(
-            StatusCode::NOT_FOUND,
-            format!("no span of trace {text} is stored"),
-        ));
+        return Err(Problem(StatusCode::NOT_FOUND, format!("no span of trace {text} is stored")));
     }
     Ok(Json(spans))
 }
@@ -198,36 +171,23 @@ async fn logs(State(store): State<Store>, asked: Asked<LogFilter>) -> Answer<imp
     let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
     let id = filter.trace_id.as_deref().map(trace_id).transpose()?;
     let nanos = since.saturating_mul(1_000_000);
-    Ok(Json(
-        store
-            .ask(move |connection| query::logs(connection, &filter, id.as_deref(), nanos, limit as i64))
-            .await?,
-    ))
+    Ok(Json(store.ask(move |connection| query::logs(connection, &filter, id.as_deref(), nanos, limit as i64)).await?))
 }
 
 async fn metrics(State(store): State<Store>, asked: Asked<NoParameters>) -> Answer<impl Serialize> {
     asked?;
     let names = store.ask(query::names).await?;
-    Ok(Json(
-        names
-            .into_iter()
-            .map(|(name, series)| json!({"name": name, "series": series}))
-            .collect::<Vec<_>>(),
-    ))
+    Ok(Json(names.into_iter().map(|(name, series)| json!({"name": name, "series": series})).collect::<Vec<_>>()))
 }
 
 /// `name` is required; every other parameter but `since` is a label that has to match.
 async fn series(State(store): State<Store>, asked: Asked<LabelMap>) -> Answer<impl Serialize> {
     let Query(mut labels) = asked?;
-    let name = labels.remove("name").ok_or_else(|| {
-        wrong("name is missing: say which metric, as in /api/v1/series?name=up")
-    })?;
+    let name = labels
+        .remove("name")
+        .ok_or_else(|| wrong("name is missing: say which metric, as in /api/v1/series?name=up"))?;
     let since = since_ms(labels.remove("since").as_deref())?;
-    Ok(Json(
-        store
-            .ask(move |connection| query::series(connection, &name, &labels, since))
-            .await?,
-    ))
+    Ok(Json(store.ask(move |connection| query::series(connection, &name, &labels, since)).await?))
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ function bar(offset, length, failed, width) {
 }
 
 async function openTrace(row) {
-  const spans = await ask(`/api/traces/${row.trace_id}`);
+  const spans = await ask(`/api/v1/traces/${row.trace_id}`);
   const start = BigInt(spans[0].start_unix_nano), total = Math.max(...spans.map((span) => Number(BigInt(span.start_unix_nano) - start) / 1e6 + span.duration_ms), 0.001);
   const children = new Map(), known = new Set(spans.map((span) => span.span_id));
   for (const span of spans) { const parent = known.has(span.parent_span_id) ? span.parent_span_id : ""; (children.get(parent) || children.set(parent, []).get(parent)).push(span); }
@@ -174,8 +174,8 @@ async function refresh() {
   const since = `since=${$("since").value}`;
   try {
     const [red, edges, anomalies, traces, logs] = await Promise.all([
-      ask(`/api/red?${since}`), ask(`/api/edges?${since}`), ask(`/api/anomalies?${since}`),
-      ask(`/api/traces?${since}&limit=30&errors=${$("only-errors").checked}`), ask(`/api/logs?${since}&limit=60`),
+      ask(`/api/v1/red?${since}`), ask(`/api/v1/graph?${since}`), ask(`/api/v1/anomalies?${since}`),
+      ask(`/api/v1/traces?${since}&limit=30&errors=${$("only-errors").checked}`), ask(`/api/v1/logs?${since}&limit=60`),
     ]);
     drawMap(edges); drawAnomalies(anomalies); drawRed(red); drawEdges(edges); drawTraces(traces); drawLogs(logs);
     $("state").textContent = `live, ${new Date().toLocaleTimeString()}`; $("state").className = "live";

@@ -45,9 +45,7 @@ struct Growth {
 
 impl Store {
     pub(super) fn new(store: &Embedded) -> anyhow::Result<Self> {
-        Ok(Self {
-            connection: Arc::new(Mutex::new(store.reader()?)),
-        })
+        Ok(Self { connection: Arc::new(Mutex::new(store.reader()?)) })
     }
 
     /// Runs a question on a thread that may block.
@@ -56,18 +54,14 @@ impl Store {
         question: impl FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let connection = Arc::clone(&self.connection);
-        tokio::task::spawn_blocking(move || {
-            question(&connection.lock().unwrap_or_else(PoisonError::into_inner))
-        })
-        .await?
+        tokio::task::spawn_blocking(move || question(&connection.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await?
     }
 }
 
 /// Milliseconds since the epoch.
 pub(super) fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_millis() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
 }
 
 /// Every series called `name` whose labels contain `wanted`, with its samples since `since_ms`.
@@ -102,12 +96,9 @@ pub(super) fn series(
 
 /// Names of all series, with how many series carry each.
 pub(super) fn names(connection: &Connection) -> anyhow::Result<Vec<(String, i64)>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT name, count(*) FROM series GROUP BY name ORDER BY name LIMIT 10000",
-    )?;
-    let names = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
+    let mut statement =
+        connection.prepare_cached("SELECT name, count(*) FROM series GROUP BY name ORDER BY name LIMIT 10000")?;
+    let names = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     Ok(names)
 }
 
@@ -117,27 +108,15 @@ fn growth(connection: &Connection, name: &str, since_ms: i64) -> anyhow::Result<
     Ok(all
         .into_iter()
         .filter_map(|row| {
-            let values: Vec<(i64, f64)> = row
-                .samples
-                .iter()
-                .filter_map(|(time, value)| Some((*time, (*value)?)))
-                .collect();
+            let values: Vec<(i64, f64)> =
+                row.samples.iter().filter_map(|(time, value)| Some((*time, (*value)?))).collect();
             let (first_ms, mut before) = *values.first()?;
             let mut increase = 0.0;
             for &(_, value) in &values[1..] {
-                increase += if value >= before {
-                    value - before
-                } else {
-                    value
-                };
+                increase += if value >= before { value - before } else { value };
                 before = value;
             }
-            Some(Growth {
-                labels: row.labels,
-                increase,
-                first_ms,
-                last_ms: values.last()?.0,
-            })
+            Some(Growth { labels: row.labels, increase, first_ms, last_ms: values.last()?.0 })
         })
         .collect())
 }

@@ -117,22 +117,14 @@ struct Meters {
 impl Meters {
     fn register(registry: &Registry) -> Self {
         let meters = Self {
-            written: registry.counter(
-                "mirador_embedded_written_rows",
-                "Rows committed to the embedded store.",
-            ),
-            failed: registry.counter(
-                "mirador_embedded_failed_writes",
-                "Writes that the embedded store refused.",
-            ),
+            written: registry.counter("mirador_embedded_written_rows", "Rows committed to the embedded store."),
+            failed: registry.counter("mirador_embedded_failed_writes", "Writes that the embedded store refused."),
             expired: registry.counter_family(
                 "mirador_embedded_expired_rows",
                 "Rows deleted by the limits of the embedded store, by reason (age, size).",
             ),
-            size: registry.gauge(
-                "mirador_embedded_size_bytes",
-                "Size of the embedded store's file with its write-ahead log.",
-            ),
+            size: registry
+                .gauge("mirador_embedded_size_bytes", "Size of the embedded store's file with its write-ahead log."),
         };
         registry.declare_labels("mirador_embedded_expired_rows", &["reason"]);
         meters
@@ -148,9 +140,7 @@ impl Meters {
 
     fn expired(&self, reason: &'static str, rows: usize) {
         if rows > 0 {
-            self.expired
-                .get_or_create(&vec![("reason", reason)])
-                .inc_by(rows as u64);
+            self.expired.get_or_create(&vec![("reason", reason)]).inc_by(rows as u64);
         }
     }
 
@@ -165,11 +155,7 @@ impl Embedded {
     ///
     /// # Errors
     /// When the folder cannot be made, the file is not ours or is of another version.
-    pub fn open(
-        config: &Config,
-        registry: &Registry,
-        alive: impl Fn() + Send + 'static,
-    ) -> anyhow::Result<Self> {
+    pub fn open(config: &Config, registry: &Registry, alive: impl Fn() + Send + 'static) -> anyhow::Result<Self> {
         Self::open_at(config, registry, alive, Pace::default())
     }
 
@@ -182,9 +168,8 @@ impl Embedded {
         config.check()?;
         let path = config.path.clone();
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).with_context(|| {
-                format!("exporters.embedded.path: cannot create the folder {}", folder.display())
-            })?;
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("exporters.embedded.path: cannot create the folder {}", folder.display()))?;
         }
         let connection = Connection::open(&path)
             .with_context(|| format!("exporters.embedded.path: cannot open {}", path.display()))?;
@@ -235,26 +220,22 @@ impl Embedded {
 
     async fn write(&self, data: Data) -> Result<(), ExportError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .try_send(Write { data, answer })
-            .map_err(|error| {
-                self.meters.failed(1);
-                match error {
-                    TrySendError::Full(_) => ExportError::Retry {
-                        after: Some(Duration::from_secs(1)),
-                        reason: "embedded store: too many writes are waiting".to_owned(),
-                    },
-                    TrySendError::Disconnected(_) => stopped(),
-                }
-            })?;
+        self.queue.try_send(Write { data, answer }).map_err(|error| {
+            self.meters.failed(1);
+            match error {
+                TrySendError::Full(_) => ExportError::Retry {
+                    after: Some(Duration::from_secs(1)),
+                    reason: "embedded store: too many writes are waiting".to_owned(),
+                },
+                TrySendError::Disconnected(_) => stopped(),
+            }
+        })?;
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 }
 
 fn stopped() -> ExportError {
-    ExportError::Fatal {
-        reason: "embedded store: the writing thread has stopped".to_owned(),
-    }
+    ExportError::Fatal { reason: "embedded store: the writing thread has stopped".to_owned() }
 }
 
 /// Opens `path` for reading only.
@@ -284,10 +265,7 @@ impl TraceStore for Embedded {
 
 impl LogStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
-        Box::pin(async move {
-            self.write(Data::Logs(rows::logs(request, super::unix_nanos())))
-                .await
-        })
+        Box::pin(async move { self.write(Data::Logs(rows::logs(request, super::unix_nanos()))).await })
     }
 }
 

@@ -52,6 +52,16 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses what cannot work; `section` is the key below `exporters`.
+    ///
+    /// # Errors
+    /// The text names the key, the value and what would be right.
+    pub fn check(&self, section: &str) -> anyhow::Result<()> {
+        post::checked(section, self).map(drop)
+    }
+}
+
 /// Content encodings of outgoing bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -121,8 +121,14 @@ impl Meters {
         Self {
             samples: registry.counter("mirador_victoriametrics_samples", "Samples that the store has taken"),
             raw: registry.counter("mirador_victoriametrics_raw_bytes", "Bytes of blocks before compression"),
-            splits: registry.counter("mirador_victoriametrics_splits", "Blocks that were too large for the store and sent in halves"),
-            fallbacks: registry.counter("mirador_victoriametrics_fallbacks", "Blocks that were sent again with snappy because zstd was refused"),
+            splits: registry.counter(
+                "mirador_victoriametrics_splits",
+                "Blocks that were too large for the store and sent in halves",
+            ),
+            fallbacks: registry.counter(
+                "mirador_victoriametrics_fallbacks",
+                "Blocks that were sent again with snappy because zstd was refused",
+            ),
             conflict: reason("conflict"),
             too_large: reason("too_large"),
         }

@@ -125,13 +125,7 @@ impl Default for SeriesConfig {
 
 impl Default for WriterConfig {
     fn default() -> Self {
-        Self {
-            max_samples: 10_000,
-            max_bytes: 8 << 20,
-            max_delay: Duration::from_secs(1),
-            concurrency: 4,
-            queue: 16,
-        }
+        Self { max_samples: 10_000, max_bytes: 8 << 20, max_delay: Duration::from_secs(1), concurrency: 4, queue: 16 }
     }
 }
 

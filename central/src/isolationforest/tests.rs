@@ -24,7 +24,8 @@ impl MetricStore for Memory {
             }
             let mut samples = self.samples.lock().unwrap();
             for series in &batch.series {
-                *samples.entry(series.labels.value("__name__").unwrap().to_owned()).or_default() += series.samples.len() as u64;
+                *samples.entry(series.labels.value("__name__").unwrap().to_owned()).or_default() +=
+                    series.samples.len() as u64;
             }
             Ok(())
         })
@@ -49,7 +50,8 @@ fn requests(count: u64) -> Vec<Request> {
 async fn every_point_is_stored_with_a_score_whatever_its_shard() {
     let store = Arc::new(Memory::default());
     let (registry, health) = (Registry::new(), Health::new());
-    let (role, tasks) = Role::start(Config { shards: 3, ..Config::default() }, Arc::clone(&store) as _, &registry, &health);
+    let (role, tasks) =
+        Role::start(Config { shards: 3, ..Config::default() }, Arc::clone(&store) as _, &registry, &health);
     let mut clients = JoinSet::new();
     for request in requests(100) {
         let role = role.clone();

@@ -81,9 +81,8 @@ impl Counts {
     /// Lowers the scale until both sides fit.
     pub fn fit(&mut self) {
         let fits = |side: &Side, shift: i32| {
-            side.ends().is_none_or(|(first, last)| {
-                i64::from(last >> shift) - i64::from(first >> shift) < MAX_BUCKETS as i64
-            })
+            side.ends()
+                .is_none_or(|(first, last)| i64::from(last >> shift) - i64::from(first >> shift) < MAX_BUCKETS as i64)
         };
         let shift = (0..31).find(|shift| fits(&self.positive, *shift) && fits(&self.negative, *shift)).unwrap_or(31);
         self.lower_to(self.scale.saturating_sub(shift));
@@ -158,9 +157,16 @@ mod tests {
 
     #[test]
     fn bounds_are_powers_of_the_base() {
-        for (scale, index, expected) in
-            [(0, 0, 1.0), (0, 3, 8.0), (0, -2, 0.25), (-1, 1, 4.0), (1, 1, 2.0_f64.sqrt()), (1, 2, 2.0), (3, 8, 2.0), (2, -4, 0.5)]
-        {
+        for (scale, index, expected) in [
+            (0, 0, 1.0),
+            (0, 3, 8.0),
+            (0, -2, 0.25),
+            (-1, 1, 4.0),
+            (1, 1, 2.0_f64.sqrt()),
+            (1, 2, 2.0),
+            (3, 8, 2.0),
+            (2, -4, 0.5),
+        ] {
             assert!((bound(scale, index) - expected).abs() < 1e-15, "{scale} {index}: {}", bound(scale, index));
         }
         assert!(bound(-11, 1).is_infinite());

@@ -2,9 +2,9 @@
 //!
 //! Never: adds up, reads points.
 
+use super::Output;
 use super::labels::Base;
 use super::names::number_text;
-use super::Output;
 use crate::series::{Labels, STALE_NAN};
 
 /// What tells the parts apart.

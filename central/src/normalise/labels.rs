@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Naming;
 use super::names::label_name;
 use super::tally::{Loss, Tally};
-use super::Naming;
 use crate::series::{LabelSet, Labels, Pair};
 
 /// What happens to a label that is longer than the limits allow.

@@ -11,9 +11,9 @@ use mirador_otlp::resource::Resource;
 use mirador_otlp::value::{Attributes, Value};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128_with_seed};
 
+use super::Config;
 use super::labels::Builder;
 use super::tally::Tally;
-use super::Config;
 use crate::series::{Labels, Pair};
 
 /// Resources that a cache remembers before it starts anew.
@@ -71,7 +71,8 @@ pub fn placement(config: &Config, resource: &Resource<'_>) -> u64 {
 }
 
 fn identify(config: &Config, attributes: Attributes<'_>, raw: u64, tally: &mut Tally) -> Identity {
-    let text = |key: &str| attributes.get(key).map(|value| value.to_text().into_owned()).filter(|text| !text.is_empty());
+    let text =
+        |key: &str| attributes.get(key).map(|value| value.to_text().into_owned()).filter(|text| !text.is_empty());
     let namespace = text("service.namespace");
     let job = text("service.name").map(|name| match namespace {
         Some(namespace) => format!("{namespace}/{name}"),
@@ -123,9 +124,7 @@ fn target_info(config: &Config, attributes: Attributes<'_>, target: &[Pair], tal
 
 /// An order-independent hash of attributes: equal sets are equal whatever their order on the wire.
 pub fn attributes_key(attributes: Attributes<'_>) -> u128 {
-    attributes.iter().fold(0_u128, |sum, entry| {
-        sum.wrapping_add(value_key(entry.value, xxh3_64(entry.key.as_bytes())))
-    })
+    attributes.iter().fold(0_u128, |sum, entry| sum.wrapping_add(value_key(entry.value, xxh3_64(entry.key.as_bytes()))))
 }
 
 fn value_key(value: Value<'_>, seed: u64) -> u128 {

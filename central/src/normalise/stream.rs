@@ -119,7 +119,8 @@ impl Stream {
         if stamp.delta {
             let fresh = || Total::Number { intervals: Intervals::default(), value: 0.0 };
             let first = self.total.is_none();
-            let Total::Number { intervals, value: total } = self.total.get_or_insert_with(|| Box::new(fresh())).as_mut()
+            let Total::Number { intervals, value: total } =
+                self.total.get_or_insert_with(|| Box::new(fresh())).as_mut()
             else {
                 return Err(Loss::NoData);
             };
@@ -160,9 +161,16 @@ impl Stream {
             first = self.total.is_none();
             let total = self.total.get_or_insert_with(|| {
                 let intervals = Intervals::default();
-                Box::new(Total::Histogram { intervals, bounds: Vec::new(), counts: Vec::new(), count: 0, sum: Some(0.0) })
+                Box::new(Total::Histogram {
+                    intervals,
+                    bounds: Vec::new(),
+                    counts: Vec::new(),
+                    count: 0,
+                    sum: Some(0.0),
+                })
             });
-            let Total::Histogram { intervals, bounds: had, counts: totals, count: all, sum: sums } = total.as_mut() else {
+            let Total::Histogram { intervals, bounds: had, counts: totals, count: all, sum: sums } = total.as_mut()
+            else {
                 return Err(Loss::NoData);
             };
             if add(intervals, &stamp)? {
@@ -218,7 +226,13 @@ impl Stream {
             counts.buckets(point.zero_threshold()).into_iter().chain([(f64::INFINITY, 0)]).unzip();
         let (count, sum) = (*count, *sum);
         let first_zero = stamp.zero_millis().filter(|_| first);
-        self.write(stamp.millis(), first_zero, edges.iter().copied(), &Cumulative { counts: &counts, count, sum }, out)?;
+        self.write(
+            stamp.millis(),
+            first_zero,
+            edges.iter().copied(),
+            &Cumulative { counts: &counts, count, sum },
+            out,
+        )?;
         Ok(distribution(&stamp, count, sum))
     }
 

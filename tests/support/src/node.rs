@@ -106,10 +106,8 @@ impl Node {
         let text = client::text(client::client()?.get(format!("http://{}/metrics", self.metrics))).await?;
         let mut sum = 0.0;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let Some((series, value)) = line
-                .split_once(' ')
-                .filter(|_| !line.contains('{'))
-                .or_else(|| line.rsplit_once("} "))
+            let Some((series, value)) =
+                line.split_once(' ').filter(|_| !line.contains('{')).or_else(|| line.rsplit_once("} "))
             else {
                 continue;
             };

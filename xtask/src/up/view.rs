@@ -23,7 +23,7 @@ pub(super) async fn of(ports: &Ports, stores: &Stores) -> View {
     match stores {
         Stores::Embedded(_) => {
             let ask = async |path: &str| console(ports.console, path).await.unwrap_or_default();
-            let (red, edges) = (ask("red?since=1m").await, ask("edges?since=1m").await);
+            let (red, edges) = (ask("red?since=1m").await, ask("graph?since=1m").await);
             View { red, edges, anomalies: ask("anomalies?since=1m").await }
         }
         Stores::Real(_) => match stores.address("victoriametrics") {
@@ -34,7 +34,7 @@ pub(super) async fn of(ports: &Ports, stores: &Stores) -> View {
 }
 
 async fn console(port: u16, path: &str) -> Result<Value> {
-    client::json(client::client()?.get(format!("http://127.0.0.1:{port}/api/{path}"))).await
+    client::json(client::client()?.get(format!("http://127.0.0.1:{port}/api/v1/{path}"))).await
 }
 
 const CALLS: &str = "traces_span_metrics_calls_total";

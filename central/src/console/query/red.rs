@@ -82,11 +82,7 @@ impl Buckets {
                 if bound.is_infinite() {
                     return Some(lower * scale);
                 }
-                let inside = if count > below {
-                    (rank - below) / (count - below)
-                } else {
-                    1.0
-                };
+                let inside = if count > below { (rank - below) / (count - below) } else { 1.0 };
                 return Some((lower + (bound - lower) * inside) * scale);
             }
             (below, lower) = (count, bound);
@@ -97,16 +93,8 @@ impl Buckets {
 
 /// Seconds between the first and the last sample, at least one.
 fn seconds(growths: &[Growth]) -> f64 {
-    let first = growths
-        .iter()
-        .map(|growth| growth.first_ms)
-        .min()
-        .unwrap_or(0);
-    let last = growths
-        .iter()
-        .map(|growth| growth.last_ms)
-        .max()
-        .unwrap_or(0);
+    let first = growths.iter().map(|growth| growth.first_ms).min().unwrap_or(0);
+    let last = growths.iter().map(|growth| growth.last_ms).max().unwrap_or(0);
     ((last - first) as f64 / 1000.0).max(1.0)
 }
 
@@ -115,17 +103,10 @@ fn label(labels: &LabelMap, name: &str) -> String {
 }
 
 /// RED of every operation since `since_ms`, busiest first.
-pub(in crate::console) fn red(
-    connection: &Connection,
-    since_ms: i64,
-) -> anyhow::Result<Vec<RedRow>> {
+pub(in crate::console) fn red(connection: &Connection, since_ms: i64) -> anyhow::Result<Vec<RedRow>> {
     type Key = (String, String, String);
     let key = |labels: &LabelMap| -> Key {
-        (
-            label(labels, "service_name"),
-            label(labels, "span_name"),
-            label(labels, "span_kind"),
-        )
+        (label(labels, "service_name"), label(labels, "span_name"), label(labels, "span_kind"))
     };
     let calls = growth(connection, CALLS, since_ms)?;
     let seconds = seconds(&calls);
@@ -133,11 +114,7 @@ pub(in crate::console) fn red(
     for growth in &calls {
         let (total, errors) = rows.entry(key(&growth.labels)).or_default();
         *total += growth.increase;
-        if growth
-            .labels
-            .get("status_code")
-            .is_some_and(|code| code == "STATUS_CODE_ERROR")
-        {
+        if growth.labels.get("status_code").is_some_and(|code| code == "STATUS_CODE_ERROR") {
             *errors += growth.increase;
         }
     }
@@ -152,11 +129,8 @@ pub(in crate::console) fn red(
     let mut found: Vec<RedRow> = rows
         .into_iter()
         .map(|(key, (calls, errors))| {
-            let quantile = |quantile| {
-                durations
-                    .get(&key)
-                    .and_then(|(buckets, scale)| buckets.quantile(quantile, *scale))
-            };
+            let quantile =
+                |quantile| durations.get(&key).and_then(|(buckets, scale)| buckets.quantile(quantile, *scale));
             RedRow {
                 calls,
                 rate: calls / seconds,
@@ -176,17 +150,10 @@ pub(in crate::console) fn red(
 }
 
 /// Every edge since `since_ms`, busiest first.
-pub(in crate::console) fn edges(
-    connection: &Connection,
-    since_ms: i64,
-) -> anyhow::Result<Vec<EdgeRow>> {
+pub(in crate::console) fn edges(connection: &Connection, since_ms: i64) -> anyhow::Result<Vec<EdgeRow>> {
     type Key = (String, String, String);
     let key = |labels: &LabelMap| -> Key {
-        (
-            label(labels, "client"),
-            label(labels, "server"),
-            label(labels, "connection_type"),
-        )
+        (label(labels, "client"), label(labels, "server"), label(labels, "connection_type"))
     };
     let totals = growth(connection, EDGE_TOTAL, since_ms)?;
     let seconds = seconds(&totals);
@@ -198,39 +165,28 @@ pub(in crate::console) fn edges(
         rows.entry(key(&growth.labels)).or_default().1 += growth.increase;
     }
     for growth in growth(connection, EDGE_SERVER, since_ms)? {
-        rows.entry(key(&growth.labels))
-            .or_default()
-            .2
-            .add(&label(&growth.labels, "le"), growth.increase);
+        rows.entry(key(&growth.labels)).or_default().2.add(&label(&growth.labels, "le"), growth.increase);
     }
     for growth in growth(connection, EDGE_CLIENT, since_ms)? {
-        rows.entry(key(&growth.labels))
-            .or_default()
-            .3
-            .add(&label(&growth.labels, "le"), growth.increase);
+        rows.entry(key(&growth.labels)).or_default().3.add(&label(&growth.labels, "le"), growth.increase);
     }
     let mut found: Vec<EdgeRow> = rows
         .into_iter()
-        .map(
-            |((client, server, connection_type), (calls, failed, by_server, by_client))| {
-                // A virtual server has no latency of its own: the client's stands in.
-                let quantile = |quantile| {
-                    by_server
-                        .quantile(quantile, 1000.0)
-                        .or_else(|| by_client.quantile(quantile, 1000.0))
-                };
-                EdgeRow {
-                    client,
-                    server,
-                    connection_type,
-                    calls,
-                    rate: calls / seconds,
-                    failed,
-                    p50_ms: quantile(0.5),
-                    p95_ms: quantile(0.95),
-                }
-            },
-        )
+        .map(|((client, server, connection_type), (calls, failed, by_server, by_client))| {
+            // A virtual server has no latency of its own: the client's stands in.
+            let quantile =
+                |quantile| by_server.quantile(quantile, 1000.0).or_else(|| by_client.quantile(quantile, 1000.0));
+            EdgeRow {
+                client,
+                server,
+                connection_type,
+                calls,
+                rate: calls / seconds,
+                failed,
+                p50_ms: quantile(0.5),
+                p95_ms: quantile(0.95),
+            }
+        })
         .collect();
     found.sort_by(|left, right| right.calls.total_cmp(&left.calls));
     Ok(found)
@@ -248,12 +204,7 @@ pub(in crate::console) fn anomalies(
          WHERE series.name = 'is_anomaly' AND samples.timestamp_ms >= ?1 GROUP BY series.id",
     )?;
     let flags: BTreeMap<String, bool> = flagged
-        .query_map(params![since_ms], |row| {
-            Ok((
-                row.get(0)?,
-                row.get::<_, Option<f64>>(1)?.unwrap_or(0.0) > 0.0,
-            ))
-        })?
+        .query_map(params![since_ms], |row| Ok((row.get(0)?, row.get::<_, Option<f64>>(1)?.unwrap_or(0.0) > 0.0)))?
         .collect::<Result<_, _>>()?;
     let mut scored = connection.prepare_cached(
         "SELECT s.labels, (SELECT value FROM samples WHERE series = s.id AND value IS NOT NULL \
@@ -277,12 +228,7 @@ pub(in crate::console) fn anomalies(
             timestamp_ms: row.get(3)?,
         });
     }
-    found.sort_by(|left, right| {
-        right
-            .flagged
-            .cmp(&left.flagged)
-            .then_with(|| right.peak.total_cmp(&left.peak))
-    });
+    found.sort_by(|left, right| right.flagged.cmp(&left.flagged).then_with(|| right.peak.total_cmp(&left.peak)));
     found.truncate(limit);
     Ok(found)
 }

@@ -90,9 +90,7 @@ pub(in crate::console) fn services(connection: &Connection) -> anyhow::Result<Ve
             SELECT json_extract(labels, '$.service_name') FROM series WHERE name = ?1) AS named \
          WHERE service <> '' ORDER BY 1 LIMIT 10000",
     )?;
-    let found = statement
-        .query_map(params![super::red::CALLS], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+    let found = statement.query_map(params![super::red::CALLS], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(found)
 }
 
@@ -122,8 +120,7 @@ pub(in crate::console) fn traces(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let trace_id: Vec<u8> = row.get(0)?;
-        let (root_service, root_span) =
-            root.query_row(params![trace_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (root_service, root_span) = root.query_row(params![trace_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (start, end): (i64, i64) = (row.get(3)?, row.get(4)?);
         found.push(TraceRow {
             trace_id: hex(&trace_id),
@@ -139,10 +136,7 @@ pub(in crate::console) fn traces(
 }
 
 /// Every span of one trace, oldest first.
-pub(in crate::console) fn trace(
-    connection: &Connection,
-    trace_id: &[u8],
-) -> anyhow::Result<Vec<SpanOut>> {
+pub(in crate::console) fn trace(connection: &Connection, trace_id: &[u8]) -> anyhow::Result<Vec<SpanOut>> {
     let mut statement = connection.prepare_cached(
         "SELECT trace_id, span_id, parent_span_id, service, name, kind, status, status_message, start_nanos, \
                 duration_nanos, attributes, resource, events, links, scope \
@@ -186,14 +180,8 @@ pub(in crate::console) fn logs(
            AND (?4 IS NULL OR trace_id = ?4) AND (?5 IS NULL OR instr(body, ?5) > 0) \
          ORDER BY time_nanos DESC LIMIT ?6",
     )?;
-    let mut rows = statement.query(params![
-        since_nanos,
-        filter.service,
-        filter.min_severity,
-        trace_id,
-        filter.contains,
-        limit
-    ])?;
+    let mut rows =
+        statement.query(params![since_nanos, filter.service, filter.min_severity, trace_id, filter.contains, limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(LogOut {

@@ -134,21 +134,12 @@ impl StreamRow {
 
 /// Partitions that `service` writes side by side.
 pub(super) fn shards(config: &Config, service: &str) -> u16 {
-    config
-        .shards_by_service
-        .get(service)
-        .copied()
-        .unwrap_or(config.shards)
-        .max(1)
+    config.shards_by_service.get(service).copied().unwrap_or(config.shards).max(1)
 }
 
 /// Reads every record of the request; `now` (since the epoch) stands in for a missing time and bounds the others.
 pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
-    let mut found = Read {
-        rows: Vec::with_capacity(request.items()),
-        truncated: 0,
-        clamped: 0,
-    };
+    let mut found = Read { rows: Vec::with_capacity(request.items()), truncated: 0, clamped: 0 };
     let mut names = identity::Names::default();
     for resource_logs in request.resource_logs() {
         let resource = resource_logs.resource();
@@ -195,18 +186,10 @@ struct Shared<'a> {
 impl<'a> Shared<'a> {
     fn of(resource: &Resource<'_>, config: &'a Config) -> Self {
         let texts = texts(&resource.attributes());
-        let hot = |key: &str| {
-            texts
-                .get(key)
-                .cloned()
-                .map_or(MaybeUnset::Unset, MaybeUnset::Set)
-        };
+        let hot = |key: &str| texts.get(key).cloned().map_or(MaybeUnset::Unset, MaybeUnset::Set);
         Self {
             config,
-            service: resource
-                .service_name()
-                .unwrap_or("unknown_service")
-                .to_owned(),
+            service: resource.service_name().unwrap_or("unknown_service").to_owned(),
             namespace: hot("k8s.namespace.name"),
             pod: hot("k8s.pod.name"),
             node: hot("k8s.node.name"),
@@ -229,10 +212,7 @@ impl<'a> Shared<'a> {
             shard: (filed.name % u128::from(shards(self.config, &self.service))) as i16,
             id: timeuuid(filed.kept_under, filed.name),
             time_nanos: signed(filed.time),
-            observed_nanos: set_if(
-                record.observed_time_unix_nano() != 0,
-                signed(record.observed_time_unix_nano()),
-            ),
+            observed_nanos: set_if(record.observed_time_unix_nano() != 0, signed(record.observed_time_unix_nano())),
             severity: i8::try_from(record.severity_number()).unwrap_or_default(),
             severity_text: text(record.severity_text()),
             body,
@@ -283,11 +263,7 @@ fn start_of_bucket(nanos: u64, config: &Config) -> u64 {
 /// node part apart from every real hardware address (RFC 9562 §6.10).
 fn timeuuid(unix_nanos: u64, name: u128) -> CqlTimeuuid {
     let ticks = (unix_nanos / 100).wrapping_add(GREGORIAN_TICKS);
-    let (low, mid, high) = (
-        ticks & 0xffff_ffff,
-        (ticks >> 32) & 0xffff,
-        (ticks >> 48) & 0x0fff,
-    );
+    let (low, mid, high) = (ticks & 0xffff_ffff, (ticks >> 32) & 0xffff, (ticks >> 48) & 0x0fff);
     let time = (low << 32) | (mid << 16) | 0x1000 | high;
     let sequence = ((name >> 114) as u64) & 0x3fff;
     let node = ((name >> 66) as u64 & 0xffff_ffff_ffff) | (1 << 40);
@@ -296,10 +272,7 @@ fn timeuuid(unix_nanos: u64, name: u128) -> CqlTimeuuid {
 }
 
 fn texts(attributes: &Attributes<'_>) -> BTreeMap<String, String> {
-    attributes
-        .iter()
-        .map(|entry| (entry.key.to_owned(), entry.value.to_text().into_owned()))
-        .collect()
+    attributes.iter().map(|entry| (entry.key.to_owned(), entry.value.to_text().into_owned())).collect()
 }
 
 fn body_type(value: &Value<'_>) -> i8 {
@@ -316,11 +289,7 @@ fn body_type(value: &Value<'_>) -> i8 {
 }
 
 fn set_if<T>(is_set: bool, value: T) -> MaybeUnset<T> {
-    if is_set {
-        MaybeUnset::Set(value)
-    } else {
-        MaybeUnset::Unset
-    }
+    if is_set { MaybeUnset::Set(value) } else { MaybeUnset::Unset }
 }
 
 fn text(text: &str) -> MaybeUnset<String> {

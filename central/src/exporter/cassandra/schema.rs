@@ -32,32 +32,17 @@ pub(super) const COLUMNS: [(&str, &[&str]); 3] = [
             "scope",
         ],
     ),
-    (
-        "logs_by_trace_v1",
-        &[
-            "tenant", "trace_id", "id", "service", "bucket", "shard", "span_id", "severity",
-            "preview",
-        ],
-    ),
-    (
-        "log_streams_v1",
-        &["tenant", "day", "service", "bucket", "shards"],
-    ),
+    ("logs_by_trace_v1", &["tenant", "trace_id", "id", "service", "bucket", "shard", "span_id", "severity", "preview"]),
+    ("log_streams_v1", &["tenant", "day", "service", "bucket", "shards"]),
 ];
 
 /// The statements that make everything that is missing, in order.
 pub(super) fn statements(config: &Config) -> Vec<String> {
     let keyspace = &config.keyspace;
     let replication = if config.datacenter.is_empty() {
-        format!(
-            "{{'class': 'SimpleStrategy', 'replication_factor': {}}}",
-            config.replication_factor
-        )
+        format!("{{'class': 'SimpleStrategy', 'replication_factor': {}}}", config.replication_factor)
     } else {
-        format!(
-            "{{'class': 'NetworkTopologyStrategy', '{}': {}}}",
-            config.datacenter, config.replication_factor
-        )
+        format!("{{'class': 'NetworkTopologyStrategy', '{}': {}}}", config.datacenter, config.replication_factor)
     };
     let ttl = config.ttl.as_secs();
     // 20 to 30 windows over the life of a row let whole files expire (Cassandra documentation, TWCS).
@@ -68,9 +53,7 @@ pub(super) fn statements(config: &Config) -> Vec<String> {
     );
     let catalogue_ttl = ttl + 86_400;
     vec![
-        format!(
-            "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication} AND durable_writes = true"
-        ),
+        format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication} AND durable_writes = true"),
         format!(
             "CREATE TABLE IF NOT EXISTS {keyspace}.logs_v1 ( \
              tenant text, service text, bucket int, shard smallint, id timeuuid, \

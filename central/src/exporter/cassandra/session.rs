@@ -39,9 +39,7 @@ impl Connection {
     /// Connects in the background until it succeeds or the process drains.
     pub(super) fn start(config: Config, component: Component, drain: Drain) -> Self {
         let current = Arc::new(ArcSwapOption::empty());
-        let problem = Arc::new(arc_swap::ArcSwap::from_pointee(
-            "not connected yet".to_owned(),
-        ));
+        let problem = Arc::new(arc_swap::ArcSwap::from_pointee("not connected yet".to_owned()));
         component.ready(false, "not connected yet");
         let (made, seen) = (Arc::clone(&current), Arc::clone(&problem));
         tokio::spawn(async move {
@@ -92,11 +90,8 @@ async fn connect(config: &Config) -> anyhow::Result<Connected> {
         Consistency::LocalQuorum => Level::LocalQuorum,
         Consistency::Quorum => Level::Quorum,
     };
-    let profile = ExecutionProfile::builder()
-        .consistency(level)
-        .request_timeout(Some(config.timeout))
-        .build()
-        .into_handle();
+    let profile =
+        ExecutionProfile::builder().consistency(level).request_timeout(Some(config.timeout)).build().into_handle();
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.hosts)
         .connection_timeout(config.timeout)
@@ -120,52 +115,27 @@ async fn connect(config: &Config) -> anyhow::Result<Connected> {
         let mut statement = session
             .prepare(insert(config, table))
             .await
-            .with_context(|| {
-                format!("cannot prepare the insert into {}.{table}", config.keyspace)
-            })?;
+            .with_context(|| format!("cannot prepare the insert into {}.{table}", config.keyspace))?;
         statement.set_is_idempotent(true);
         Ok(statement)
     };
     let insert_log = prepare("logs_v1").await?;
     let insert_by_trace = prepare("logs_by_trace_v1").await?;
     let insert_stream = prepare("log_streams_v1").await?;
-    Ok(Connected {
-        session,
-        insert_log,
-        insert_by_trace,
-        insert_stream,
-    })
+    Ok(Connected { session, insert_log, insert_by_trace, insert_stream })
 }
 
 fn insert(config: &Config, table: &str) -> String {
-    let columns = schema::COLUMNS
-        .iter()
-        .find(|(name, _)| *name == table)
-        .map_or(&[][..], |(_, columns)| columns);
+    let columns = schema::COLUMNS.iter().find(|(name, _)| *name == table).map_or(&[][..], |(_, columns)| columns);
     let marks = vec!["?"; columns.len()].join(", ");
-    format!(
-        "INSERT INTO {}.{table} ({}) VALUES ({marks})",
-        config.keyspace,
-        columns.join(", ")
-    )
+    format!("INSERT INTO {}.{table} ({}) VALUES ({marks})", config.keyspace, columns.join(", "))
 }
 
 async fn create(session: &Session, config: &Config) -> anyhow::Result<()> {
     for statement in schema::statements(config) {
-        let what = statement
-            .split(['(', '='])
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
-        session
-            .query_unpaged(statement, ())
-            .await
-            .with_context(|| format!("schema: {what}"))?;
-        session
-            .await_schema_agreement()
-            .await
-            .context("schema: the nodes do not agree")?;
+        let what = statement.split(['(', '=']).next().unwrap_or_default().trim().to_owned();
+        session.query_unpaged(statement, ()).await.with_context(|| format!("schema: {what}"))?;
+        session.await_schema_agreement().await.context("schema: the nodes do not agree")?;
     }
     Ok(())
 }
@@ -181,14 +151,9 @@ async fn validate(session: &Session, config: &Config) -> anyhow::Result<()> {
             .context("schema: cannot read system_schema.columns")?
             .into_rows_result()
             .context("schema: unexpected answer")?;
-        let names: Vec<String> = found
-            .rows::<(String,)>()?
-            .map(|row| row.map(|(name,)| name))
-            .collect::<Result<_, _>>()?;
-        let missing: Vec<_> = columns
-            .iter()
-            .filter(|column| !names.iter().any(|name| name == *column))
-            .collect();
+        let names: Vec<String> =
+            found.rows::<(String,)>()?.map(|row| row.map(|(name,)| name)).collect::<Result<_, _>>()?;
+        let missing: Vec<_> = columns.iter().filter(|column| !names.iter().any(|name| name == *column)).collect();
         anyhow::ensure!(
             missing.is_empty(),
             "schema: {}.{table} lacks {missing:?}; create the tables or set exporters.cassandra.manage_schema: create",
@@ -205,34 +170,22 @@ pub(super) fn classify(error: &ExecutionError) -> ExportError {
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(db, message)) => match db {
             // A guard rail (a full disk among them) answers as an invalid request.
             DbError::Invalid if message.contains("uardrail") || message.contains("disk usage") => {
-                ExportError::Retry {
-                    after: Some(Duration::from_secs(10)),
-                    reason,
-                }
+                ExportError::Retry { after: Some(Duration::from_secs(10)), reason }
             }
-            DbError::Invalid
-                if message.contains("unconfigured table") || message.contains("does not exist") =>
-            {
+            DbError::Invalid if message.contains("unconfigured table") || message.contains("does not exist") => {
                 ExportError::Fatal { reason }
             }
             DbError::SyntaxError | DbError::Invalid => ExportError::Drop { reason },
             DbError::AuthenticationError | DbError::Unauthorized | DbError::ConfigError => {
                 ExportError::Fatal { reason }
             }
-            _ => ExportError::Retry {
-                after: None,
-                reason,
-            },
+            _ => ExportError::Retry { after: None, reason },
         },
         ExecutionError::BadQuery(_)
         | ExecutionError::LastAttemptError(
-            RequestAttemptError::SerializationError(_)
-            | RequestAttemptError::CqlRequestSerialization(_),
+            RequestAttemptError::SerializationError(_) | RequestAttemptError::CqlRequestSerialization(_),
         ) => ExportError::Drop { reason },
-        _ => ExportError::Retry {
-            after: None,
-            reason,
-        },
+        _ => ExportError::Retry { after: None, reason },
     }
 }
 

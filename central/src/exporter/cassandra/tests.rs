@@ -4,8 +4,8 @@ use mirador_otlp::{Limits, Signal};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 

@@ -150,8 +150,9 @@ fn json_of(value: &Value<'_>) -> Json {
         Value::Bool(bool) => Json::from(*bool),
         Value::Int(int) => Json::from(*int),
         // JSON has no word for NaN and the infinities: their text is kept.
-        Value::Double(double) => serde_json::Number::from_f64(*double)
-            .map_or_else(|| Json::from(double.to_string()), Json::Number),
+        Value::Double(double) => {
+            serde_json::Number::from_f64(*double).map_or_else(|| Json::from(double.to_string()), Json::Number)
+        }
         Value::Bytes(_) => Json::from(value.to_text().into_owned()),
         Value::Array(array) => Json::Array(array.iter().map(|item| json_of(&item)).collect()),
         Value::Map(map) => object(map),
@@ -161,12 +162,10 @@ fn json_of(value: &Value<'_>) -> Json {
 /// Lower-case hex, as ids are written in OTLP/JSON.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _infallible = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// SQLite's integers are signed; times beyond the year 2262 are kept at the end of the range.

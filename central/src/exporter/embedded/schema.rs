@@ -61,8 +61,7 @@ pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
     match found {
         VERSION => Ok(()),
         0 => {
-            let tables: i64 =
-                connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+            let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
             anyhow::ensure!(
                 tables == 0,
                 "the file is an SQLite database of something else; name a file that does not exist yet"
@@ -71,9 +70,7 @@ pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
             // before the first table.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             connection.execute_batch("VACUUM")?;
-            connection.execute_batch(&format!(
-                "BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
-            ))?;
+            connection.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
             Ok(())
         }
         other => anyhow::bail!(

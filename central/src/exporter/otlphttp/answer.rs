@@ -20,11 +20,8 @@ pub(super) fn partial(signal: Signal, answer: &Answer) -> Option<Partial> {
     if answer.body.is_empty() {
         return Some(Partial::default());
     }
-    let (rejected, message) = if answer.is_json {
-        json(signal, &answer.body)?
-    } else {
-        protobuf(signal, &answer.body)?
-    };
+    let (rejected, message) =
+        if answer.is_json { json(signal, &answer.body)? } else { protobuf(signal, &answer.body)? };
     Some(Partial { rejected: u64::try_from(rejected).unwrap_or(0), message: printable(message.as_bytes()) })
 }
 

@@ -73,16 +73,7 @@ impl Poster {
     /// # Errors
     /// When the URL, a header or a limit is wrong; the text names the key.
     pub fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
-        let url = plain_http(section, &config.endpoint, "http://host:port/path")?;
-        anyhow::ensure!(
-            config.max_in_flight > 0 && config.max_in_flight <= Semaphore::MAX_PERMITS,
-            "exporters.{section}.max_in_flight: {} cannot work; 1 or more is right, 32 by default",
-            config.max_in_flight
-        );
-        anyhow::ensure!(
-            !config.timeout.is_zero(),
-            "exporters.{section}.timeout: 0s leaves no time for an answer; 5s is the default"
-        );
+        let (url, headers) = checked(section, config)?;
         let client = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -105,7 +96,7 @@ impl Poster {
             client,
             url,
             shown: shown.into(),
-            headers: headers(section, config)?,
+            headers,
             compression: config.compression,
             in_flight: Semaphore::new(config.max_in_flight),
             requests,
@@ -191,13 +182,31 @@ impl Poster {
     }
 }
 
+/// Everything about a section that can be told without connecting.
+pub(super) fn checked(section: &str, config: &Config) -> anyhow::Result<(Url, HeaderMap)> {
+    let url = plain_http(section, &config.endpoint, "http://host:port/path")?;
+    anyhow::ensure!(
+        config.max_in_flight > 0 && config.max_in_flight <= Semaphore::MAX_PERMITS,
+        "exporters.{section}.max_in_flight: {} cannot work; 1 or more is right, 32 by default",
+        config.max_in_flight
+    );
+    anyhow::ensure!(
+        !config.timeout.is_zero(),
+        "exporters.{section}.timeout: 0s leaves no time for an answer; 5s is the default"
+    );
+    Ok((url, headers(section, config)?))
+}
+
 fn headers(section: &str, config: &Config) -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &config.headers {
         let key = format!("exporters.{section}.headers");
         let header =
             HeaderName::try_from(name).with_context(|| format!("{key}: {name:?} is not the name of a header"))?;
-        anyhow::ensure!(!OURS.contains(&header.as_str()), "{key}.{name}: this header follows from the body; leave it out");
+        anyhow::ensure!(
+            !OURS.contains(&header.as_str()),
+            "{key}.{name}: this header follows from the body; leave it out"
+        );
         let mut value = HeaderValue::try_from(value.reveal())
             .with_context(|| format!("{key}.{name}: the value has characters that a header cannot carry"))?;
         value.set_sensitive(true);

@@ -51,7 +51,12 @@ impl Server {
         Self::gated(status, headers, body, None).await
     }
 
-    async fn gated(status: u16, headers: &[(&'static str, String)], body: impl Into<Bytes>, gate: Option<Notify>) -> Self {
+    async fn gated(
+        status: u16,
+        headers: &[(&'static str, String)],
+        body: impl Into<Bytes>,
+        gate: Option<Notify>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { gate, ..Shared::default() });
@@ -81,7 +86,9 @@ impl Server {
                         Ok::<_, Infallible>(answer)
                     }
                 });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
             }
         });
         Self { address, shared }
@@ -123,7 +130,7 @@ async fn raw(answer: &'static [u8], hangs: bool) -> SocketAddr {
             tokio::spawn(async move {
                 let mut buffer = vec![0; 64 * 1024];
                 // The tests' requests fit into one read or two; what follows is read until the client hangs up.
-                stream.read(&mut buffer).await.unwrap();
+                assert!(stream.read(&mut buffer).await.unwrap() > 0);
                 stream.write_all(answer).await.ok();
                 if !hangs {
                     stream.shutdown().await.ok();
@@ -148,11 +155,27 @@ fn kind(result: &Result<(), ExportError>) -> &'static str {
 #[tokio::test]
 async fn every_status_is_sorted_by_who_must_act() {
     let table = [
-        (200, "ok"), (202, "ok"), (204, "ok"),
-        (301, "fatal"), (302, "fatal"), (307, "fatal"),
-        (400, "drop"), (401, "fatal"), (403, "fatal"), (404, "fatal"), (405, "fatal"), (408, "retry"),
-        (409, "drop"), (413, "drop"), (415, "fatal"), (422, "drop"), (429, "retry"),
-        (500, "retry"), (502, "retry"), (503, "retry"), (504, "retry"),
+        (200, "ok"),
+        (202, "ok"),
+        (204, "ok"),
+        (301, "fatal"),
+        (302, "fatal"),
+        (307, "fatal"),
+        (400, "drop"),
+        (401, "fatal"),
+        (403, "fatal"),
+        (404, "fatal"),
+        (405, "fatal"),
+        (408, "retry"),
+        (409, "drop"),
+        (413, "drop"),
+        (415, "fatal"),
+        (422, "drop"),
+        (429, "retry"),
+        (500, "retry"),
+        (502, "retry"),
+        (503, "retry"),
+        (504, "retry"),
     ];
     for (status, expected) in table {
         let result = answered(status, &[("location", "http://127.0.0.1:1/".to_owned())], Bytes::new()).await;
@@ -205,7 +228,9 @@ async fn partial_success_is_told_and_never_more_than_was_sent() {
     let text = r#"{"partialSuccess":{"rejectedSpans":"1","errorMessage":"no"}}"#;
     assert_eq!(rejected(answered(200, &json, text).await).0, 1);
     assert_eq!(rejected(answered(200, &json, text.replace("\"1\"", "2")).await).0, 2);
-    for (headers, body) in [(&proto, of(0, "a warning")), (&proto, of(-1, "")), (&json, b"{}".to_vec()), (&proto, Vec::new())] {
+    for (headers, body) in
+        [(&proto, of(0, "a warning")), (&proto, of(-1, "")), (&json, b"{}".to_vec()), (&proto, Vec::new())]
+    {
         answered(200, headers, body).await.unwrap();
     }
     let long = rejected(answered(200, &proto, of(1, &"x".repeat(50_000))).await).1;
@@ -245,7 +270,9 @@ async fn what_a_refusal_says_is_shortened_and_printable() {
 #[tokio::test]
 async fn every_compression_carries_the_same_bytes_under_the_exact_content_type() {
     let request = request();
-    for (compression, encoding) in [(Compression::None, None), (Compression::Gzip, Some("gzip")), (Compression::Zstd, Some("zstd"))] {
+    for (compression, encoding) in
+        [(Compression::None, None), (Compression::Gzip, Some("gzip")), (Compression::Zstd, Some("zstd"))]
+    {
         let server = Server::start(200, &[], Bytes::new()).await;
         let mut config = Config { compression, ..server.config() };
         config.headers.insert("AccountID".to_owned(), Secret::new("7"));
@@ -346,7 +373,7 @@ fn what_cannot_work_is_refused_by_its_key() {
     let at = |endpoint: &str| Config { endpoint: endpoint.to_owned(), ..good() };
     let wrong = [
         ("endpoint", "not a URL", at("")),
-        ("endpoint", "not a URL", at("victorialogs:")),
+        ("endpoint", "scheme", at("victorialogs:9428")),
         ("endpoint", "scheme", at("ftp://host/")),
         ("endpoint", "TLS", at("https://host/v1/traces")),
         ("endpoint", "credentials", at("http://user:hunter2@host/v1/traces")),
@@ -359,6 +386,7 @@ fn what_cannot_work_is_refused_by_its_key() {
     for (key, what, config) in wrong {
         let error = OtlpHttp::new("otlphttp_traces", &config, &Registry::new()).err().map(|error| format!("{error:#}"));
         let error = error.unwrap_or_else(|| panic!("{key}: {what} is accepted"));
+        assert_eq!(format!("{:#}", config.check("otlphttp_traces").unwrap_err()), error);
         assert!(error.contains(&format!("exporters.otlphttp_traces.{key}")) && error.contains(what), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }

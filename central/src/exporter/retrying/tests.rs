@@ -10,8 +10,8 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::series::{LabelSet, Series};
@@ -139,12 +139,16 @@ fn spans(count: u8) -> Request {
     testing::request(&all)
 }
 
+/// Something with a name and parts.
+type Named<'a, T> = (&'a str, &'a [T]);
+
 /// Records by service, scope and body.
-fn logs(resources: &[(&str, &[(&str, &[&str])])]) -> Request {
+fn logs(resources: &[Named<'_, Named<'_, &str>>]) -> Request {
     let text = |text: &str| Some(AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) });
-    let records = |bodies: &[&str]| bodies.iter().map(|body| LogRecord { body: text(body), ..LogRecord::default() }).collect();
-    let scopes = |scopes: &[(&str, &[&str])]| {
-        let one = |(name, bodies): &(&str, &[&str])| ScopeLogs {
+    let records =
+        |bodies: &[&str]| bodies.iter().map(|body| LogRecord { body: text(body), ..LogRecord::default() }).collect();
+    let scopes = |scopes: &[Named<'_, &str>]| {
+        let one = |(name, bodies): &Named<'_, &str>| ScopeLogs {
             scope: Some(InstrumentationScope { name: (*name).to_owned(), ..InstrumentationScope::default() }),
             log_records: records(bodies),
             ..ScopeLogs::default()
@@ -276,10 +280,8 @@ async fn what_the_store_left_out_itself_is_counted_and_never_more_than_there_was
 
 #[tokio::test(start_paused = true)]
 async fn a_poisonous_log_record_is_found_between_resources_scopes_and_records() {
-    let request = logs(&[
-        ("cart", &[("a", &["1", "2"]), ("b", &["1", "bad", "3"])]),
-        ("pay", &[("a", &[]), ("b", &["1"])]),
-    ]);
+    let request =
+        logs(&[("cart", &[("a", &["1", "2"]), ("b", &["1", "bad", "3"])]), ("pay", &[("a", &[]), ("b", &["1"])])]);
     let (backend, registry) = (backend([], &["cart/b/bad"]), Registry::new());
     let error = of_logs(&backend, &registry).store(&request).await.unwrap_err();
     assert!(matches!(error, ExportError::Partial { rejected: 1, .. }), "{error:?}");
@@ -342,9 +344,9 @@ proptest! {
     fn halves_hold_everything_once_and_are_never_empty(shape in prop::collection::vec(prop::collection::vec(0..5_usize, 0..4), 0..5)) {
         let names: Vec<String> = (0..5).map(|index| index.to_string()).collect();
         let bodies: Vec<&str> = names.iter().map(String::as_str).collect();
-        let scopes: Vec<Vec<(&str, &[&str])>> =
+        let scopes: Vec<Vec<Named<'_, &str>>> =
             shape.iter().map(|scopes| scopes.iter().map(|&count| ("s", &bodies[..count])).collect()).collect();
-        let resources: Vec<(&str, &[(&str, &[&str])])> =
+        let resources: Vec<Named<'_, Named<'_, &str>>> =
             scopes.iter().enumerate().map(|(index, scopes)| (bodies[index], scopes.as_slice())).collect();
         let whole = logs(&resources);
         match whole.halves() {

@@ -84,9 +84,8 @@ async fn serve(mut stream: TcpStream, replies: Arc<Guarded<VecDeque<Reply>>>, lo
             }
         };
         let head = String::from_utf8_lossy(&buffer[..head_end]).to_lowercase();
-        let header = |name: &str| {
-            head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
-        };
+        let header =
+            |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned);
         let length: usize = header("content-length").unwrap().parse().unwrap();
         while buffer.len() < head_end + length {
             assert!(stream.read_buf(&mut buffer).await.unwrap() > 0);
@@ -128,8 +127,10 @@ async fn serve(mut stream: TcpStream, replies: Arc<Guarded<VecDeque<Reply>>>, lo
 
 fn batch(series: usize) -> Arc<SeriesBatch> {
     let one = |index: usize| {
-        let labels: LabelSet =
-            [("__name__", "m".to_owned()), ("i", index.to_string())].into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let labels: LabelSet = [("__name__", "m".to_owned()), ("i", index.to_string())]
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
         Series::sample(Arc::new(labels), 1_700_000_000_000 + index as i64, index as f64)
     };
     Arc::new(SeriesBatch { series: (0..series).map(one).collect() })
@@ -149,7 +150,10 @@ async fn zstd_goes_out_with_its_version_header_and_the_tenant() {
 async fn the_prometheus_protocol_is_snappy() {
     let server = Server::start([]).await;
     server.store(Protocol::Prometheus).write(batch(3)).await.unwrap();
-    assert_eq!((server.seen()[0].encoding.as_str(), server.seen()[0].version), ("snappy", Some("x-prometheus-remote-write-version")));
+    assert_eq!(
+        (server.seen()[0].encoding.as_str(), server.seen()[0].version),
+        ("snappy", Some("x-prometheus-remote-write-version"))
+    );
 }
 
 #[tokio::test]
@@ -243,9 +247,18 @@ fn a_wrong_configuration_names_the_key() {
         (Config { endpoint: "ftp://x/".into(), ..Config::default() }, "endpoint"),
         (Config { endpoint: "http://x/".into(), max_in_flight: 0, ..Config::default() }, "max_in_flight"),
         (Config { endpoint: "http://x/".into(), max_block_bytes: 1, ..Config::default() }, "max_block_bytes"),
-        (Config { endpoint: "http://x/".into(), headers: [("a b".into(), "c".to_owned().into())].into(), ..Config::default() }, "headers"),
+        (
+            Config {
+                endpoint: "http://x/".into(),
+                headers: [("a b".into(), "c".to_owned().into())].into(),
+                ..Config::default()
+            },
+            "headers",
+        ),
     ] {
-        let Err(error) = RemoteWrite::new("victoriametrics", &config, &Registry::new()) else { panic!("{key} was taken") };
+        let Err(error) = RemoteWrite::new("victoriametrics", &config, &Registry::new()) else {
+            panic!("{key} was taken")
+        };
         assert!(format!("{error:#}").contains(&format!("exporters.victoriametrics.{key}")), "{error:#}");
     }
 }

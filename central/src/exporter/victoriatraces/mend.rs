@@ -77,8 +77,7 @@ pub(super) fn mend(request: &Request, now_unix_nano: u64) -> Result<Mended, Expo
     let unreadable = |error: &dyn std::fmt::Display| ExportError::Drop {
         reason: format!("victoriatraces: cannot mend the spans of a request: {error}"),
     };
-    let mut decoded =
-        ExportTraceServiceRequest::decode(request.bytes().clone()).map_err(|error| unreadable(&error))?;
+    let mut decoded = ExportTraceServiceRequest::decode(request.bytes().clone()).map_err(|error| unreadable(&error))?;
     let mut faults = BTreeMap::new();
     for scope in decoded.resource_spans.iter_mut().flat_map(|resource| &mut resource.scope_spans) {
         scope.spans.retain_mut(|span| {

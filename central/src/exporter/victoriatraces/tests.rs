@@ -73,7 +73,10 @@ async fn a_sound_request_is_forwarded_byte_for_byte() {
     let request = request(vec![span("a"), span("b")]);
     setup.store.store(&request).await.unwrap();
     let [seen] = setup.server.seen().try_into().unwrap();
-    assert_eq!((seen.bytes, seen.spans, seen.content_type.as_str()), (request.bytes().len(), 2, "application/x-protobuf"));
+    assert_eq!(
+        (seen.bytes, seen.spans, seen.content_type.as_str()),
+        (request.bytes().len(), 2, "application/x-protobuf")
+    );
     assert!(mend::is_sound(&request));
 }
 
@@ -94,7 +97,10 @@ async fn spans_whose_times_would_be_lost_can_be_read_back_with_the_reason() {
     assert_eq!(mended("backwards"), (0, Some("end_before_start".to_owned())));
     assert_eq!(mended("endless"), (0, Some("no_end_time".to_owned())));
     assert_eq!(mended("timeless"), (0, Some("no_end_time".to_owned())));
-    assert_eq!((setup.counted("mended_spans", "end_before_start"), setup.counted("mended_spans", "no_end_time")), (1, 2));
+    assert_eq!(
+        (setup.counted("mended_spans", "end_before_start"), setup.counted("mended_spans", "no_end_time")),
+        (1, 2)
+    );
     assert!(setup.server.dropped().is_empty(), "{:?}", setup.server.dropped());
 }
 
@@ -150,7 +156,8 @@ async fn nothing_is_counted_until_the_rest_is_stored_so_that_a_retry_counts_once
 async fn an_attribute_of_the_application_with_our_name_is_not_counted() {
     let setup = setup().await;
     let mut fake = span("fake");
-    fake.attributes.push(opentelemetry_proto::tonic::common::v1::KeyValue { key: MENDED.to_owned(), ..Default::default() });
+    fake.attributes
+        .push(opentelemetry_proto::tonic::common::v1::KeyValue { key: MENDED.to_owned(), ..Default::default() });
     let request = request(vec![fake, Span { end_time_unix_nano: 1, ..span("backwards") }]);
     setup.store.store(&request).await.unwrap();
     assert_eq!(setup.counted("mended_spans", "end_before_start"), 1);

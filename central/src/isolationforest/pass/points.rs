@@ -107,7 +107,17 @@ impl<'a> Context<'a> {
             _ => Temporality::Unspecified,
         };
         let key = hash.digest128() ^ owner.key.rotate_left(1);
-        Self { name: metric.name(), unit: metric.unit(), shape, form, key, owner, scope, temporality, now: now_unix_nano }
+        Self {
+            name: metric.name(),
+            unit: metric.unit(),
+            shape,
+            form,
+            key,
+            owner,
+            scope,
+            temporality,
+            now: now_unix_nano,
+        }
     }
 
     /// The identity of one series: order-independent over its attributes.
@@ -201,7 +211,9 @@ impl Shard {
             Data::Summary { points } => {
                 for point in points {
                     latest = latest.max(point.time_unix_nano());
-                    self.point(&context, &head!(point), outcome, |stream, stamp, out| stream.summary(stamp, &point, out));
+                    self.point(&context, &head!(point), outcome, |stream, stamp, out| {
+                        stream.summary(stamp, &point, out)
+                    });
                 }
             }
         }
@@ -237,7 +249,8 @@ impl Shard {
         };
         let stale = head.flags & NO_RECORDED_VALUE != 0;
         let key = context.series_key(head.attributes);
-        let rules = Rules { settings: &self.settings, hold_nanos: self.hold_nanos, enabled: self.config.engine.enabled };
+        let rules =
+            Rules { settings: &self.settings, hold_nanos: self.hold_nanos, enabled: self.config.engine.enabled };
         if let Some(entry) = self.table.get(key, context.now) {
             if stale {
                 entry.stream.stale(stamp.millis(), &mut outcome.out);

@@ -25,7 +25,10 @@ const NOW: u64 = 1_700_000_000 * SECOND;
 
 pub(in crate::isolationforest) fn attributes(pairs: &[(&str, &str)]) -> Vec<KeyValue> {
     let value = |text: &str| Some(AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) });
-    pairs.iter().map(|(key, text)| KeyValue { key: (*key).to_owned(), value: value(text), ..Default::default() }).collect()
+    pairs
+        .iter()
+        .map(|(key, text)| KeyValue { key: (*key).to_owned(), value: value(text), ..Default::default() })
+        .collect()
 }
 
 pub(in crate::isolationforest) fn metric(name: &str, unit: &str, data: Data) -> Metric {
@@ -64,7 +67,8 @@ pub(in crate::isolationforest) fn request(resources: Vec<(Vec<KeyValue>, Vec<Met
 }
 
 fn shop(metrics: Vec<Metric>) -> Request {
-    let resource = attributes(&[("service.name", "cart"), ("service.namespace", "shop"), ("service.instance.id", "a-1")]);
+    let resource =
+        attributes(&[("service.name", "cart"), ("service.namespace", "shop"), ("service.instance.id", "a-1")]);
     request(vec![(resource, metrics)])
 }
 
@@ -80,8 +84,12 @@ fn written(outcome: &Outcome) -> BTreeMap<String, Vec<(i64, f64)>> {
         if name == "anomaly_score" || name == "is_anomaly" {
             continue;
         }
-        let labels: Vec<String> =
-            series.labels.texts().filter(|(key, _)| *key != "__name__").map(|(key, value)| format!("{key}={value:?}")).collect();
+        let labels: Vec<String> = series
+            .labels
+            .texts()
+            .filter(|(key, _)| *key != "__name__")
+            .map(|(key, value)| format!("{key}={value:?}"))
+            .collect();
         map.entry(format!("{name}{{{}}}", labels.join(","))).or_default().extend(&series.samples);
     }
     map
@@ -102,7 +110,8 @@ fn table(rows: &[(&str, f64)]) -> BTreeMap<String, f64> {
 
 #[test]
 fn numbers_and_their_labels_follow_the_table() {
-    let mut integer = number(NOW, 0.0, &[("http.method", "GET"), ("http_method", "get"), ("job", "mine"), ("none", "")]);
+    let mut integer =
+        number(NOW, 0.0, &[("http.method", "GET"), ("http_method", "get"), ("job", "mine"), ("none", "")]);
     integer.value = Some(number_data_point::Value::AsInt(7));
     integer.attributes.push(KeyValue {
         key: "code".to_owned(),
@@ -118,10 +127,7 @@ fn numbers_and_their_labels_follow_the_table() {
         NOW,
     );
     let expected = table(&[
-        (
-            r#"requests_total{code="200",exported_job="mine",http_method="GET;get",instance="a-1",job="shop/cart"}"#,
-            7.0,
-        ),
+        (r#"requests_total{code="200",exported_job="mine",http_method="GET;get",instance="a-1",job="shop/cart"}"#, 7.0),
         (r#"cpu_utilization_ratio{instance="a-1",job="shop/cart"}"#, 0.5),
     ]);
     assert_eq!(values(&outcome), expected);
@@ -211,7 +217,8 @@ fn an_exponential_histogram_becomes_buckets_at_its_own_bounds() {
         negative: Some(Buckets { offset: 1, bucket_counts: vec![4] }),
         ..ExponentialHistogramDataPoint::default()
     };
-    let data = Data::ExponentialHistogram(ExponentialHistogram { data_points: vec![point], aggregation_temporality: 2 });
+    let data =
+        Data::ExponentialHistogram(ExponentialHistogram { data_points: vec![point], aggregation_temporality: 2 });
     let outcome = shard().pass(&request(vec![(Vec::new(), vec![metric("x", "", data)])]), None, NOW);
     let expected = table(&[
         (r#"x_bucket{le="-2"}"#, 4.0),
@@ -336,7 +343,9 @@ fn the_flag_no_recorded_value_ends_every_series_of_the_family() {
     };
     let lived = send(&mut shard, NOW, 0);
     let ended = send(&mut shard, NOW + SECOND, 1);
-    let names = |outcome: &Outcome| outcome.out.series.iter().map(|series| series.labels.clone()).collect::<std::collections::HashSet<_>>();
+    let names = |outcome: &Outcome| {
+        outcome.out.series.iter().map(|series| series.labels.clone()).collect::<std::collections::HashSet<_>>()
+    };
     assert_eq!(names(&lived), names(&ended), "score included");
     assert!(ended.out.series.iter().all(|series| is_stale(series.samples[0].1)));
     assert_conserved(&ended);
@@ -380,7 +389,8 @@ fn every_point_has_a_score_and_a_flagged_series_says_so_for_an_hour() {
     for step in 0..1000_u64 {
         let time = NOW + step * 10 * SECOND;
         let value = if step == 300 { 500.0 } else { 100.0 + (step % 7) as f64 };
-        let request = request(vec![(Vec::new(), vec![metric("g", "", gauge(vec![number(time, value, &[("metric", "m")])]))])]);
+        let request =
+            request(vec![(Vec::new(), vec![metric("g", "", gauge(vec![number(time, value, &[("metric", "m")])]))])]);
         let outcome = shard.pass(&request, None, time);
         assert_conserved(&outcome);
         let sample = |name: &str| {

@@ -108,7 +108,8 @@ async fn what_comes_while_a_write_runs_is_one_group_and_nobody_is_answered_befor
 #[tokio::test]
 async fn poison_hurts_only_the_request_that_carries_it() {
     let store = Memory::new(1);
-    let (parts, task) = start(&store, WriterConfig { max_delay: Duration::from_hours(1), concurrency: 1, ..WriterConfig::default() });
+    let (parts, task) =
+        start(&store, WriterConfig { max_delay: Duration::from_hours(1), concurrency: 1, ..WriterConfig::default() });
     let mut waiting = Vec::new();
     for name in ["first", "a", "poison", "b"] {
         let (part, settled) = part(name);
@@ -149,7 +150,11 @@ async fn a_store_that_is_down_refuses_the_whole_group_with_its_hint() {
 #[test]
 fn the_series_of_a_part_keep_their_samples_when_a_group_is_made() {
     let (part, _settled) = part("m");
-    let group = { let mut group = Group::default(); group.add(part); group };
+    let group = {
+        let mut group = Group::default();
+        group.add(part);
+        group
+    };
     assert_eq!((group.samples, group.parts.len()), (1, 1));
     let series: &Series = &group.parts[0].out.series[0];
     assert_eq!(series.samples, [(1, 1.0)]);

@@ -3,6 +3,7 @@
 //! Prints one line of JSON when the measured time is over: CPU of the measured process, what was delivered,
 //! its memory.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -62,7 +63,6 @@ async fn main() -> anyhow::Result<()> {
         "rss_mib": after.rss_mib, "peak_rss_mib": after.peak_rss_mib,
         "bytes_per_span": Payload::new(arguments.spans, 1, now).body_bytes() / arguments.spans,
     });
-    use std::io::Write;
     writeln!(std::io::stdout(), "{line}")?;
     Ok(())
 }

@@ -135,7 +135,10 @@ fn span(index: usize, trace: &[u8], random: &mut Random, now: u64) -> Span {
         text("server.address", "shop.bench.svc.cluster.local"),
         int("server.port", 8080),
         int("http.response.status_code", if failed { 500 } else { 200 }),
-        text("user_agent.original", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"),
+        text(
+            "user_agent.original",
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+        ),
     ];
     if index.is_multiple_of(2) {
         attributes.push(text("client.address", "10.42.17.203"));

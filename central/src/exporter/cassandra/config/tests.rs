@@ -2,6 +2,8 @@
 
 use super::*;
 
+type Change = fn(&mut Config);
+
 #[test]
 fn the_defaults_and_a_full_section_are_right() {
     Config::default().check().unwrap();
@@ -15,7 +17,7 @@ fn the_defaults_and_a_full_section_are_right() {
 
 #[test]
 fn everything_that_cannot_work_is_refused_by_its_key() {
-    let wrong: [(&str, fn(&mut Config)); 22] = [
+    let wrong: [(&str, Change); 22] = [
         ("hosts", |config| config.hosts.clear()),
         ("hosts", |config| config.hosts.push(String::new())),
         ("username", |config| config.username = "only".to_owned()),

@@ -14,6 +14,8 @@ use super::Bounds;
 
 /// Rows that one step deletes from a table at most.
 const ROWS: usize = 20_000;
+/// Rows that one step deletes when times do not tell how many would be enough.
+const FEW_ROWS: usize = 500;
 /// Pages that one step gives back to the file system at most.
 const PAGES: i64 = 4_000;
 
@@ -74,7 +76,7 @@ impl Sweep {
     fn delete(&mut self, connection: &mut Connection, meters: &Meters) -> rusqlite::Result<Swept> {
         let now = crate::exporter::unix_nanos() as i64;
         let oldest = now.saturating_sub(i64::try_from(self.bounds.retention.as_nanos()).unwrap_or(i64::MAX));
-        let aged = delete_before(connection, oldest)?;
+        let aged = delete_before(connection, oldest, ROWS)?;
         meters.expired("age", aged.rows());
         let mut samples = aged.samples;
         self.has_more = aged.is_cut_short();
@@ -85,7 +87,8 @@ impl Sweep {
             self.has_more |= squeezed.rows() > 0 && self.is_too_large(connection)?;
         }
         let series_gone = samples > 0 && !self.has_more && {
-            let orphans = "DELETE FROM series WHERE NOT EXISTS (SELECT 1 FROM samples WHERE samples.series = series.id)";
+            let orphans =
+                "DELETE FROM series WHERE NOT EXISTS (SELECT 1 FROM samples WHERE samples.series = series.id)";
             connection.execute(orphans, [])? > 0
         };
         Ok(Swept { series_gone })
@@ -154,25 +157,27 @@ impl Deleted {
 
 /// A tenth of the time that is kept, so that all signals go back equally far.
 fn delete_oldest(connection: &mut Connection, now: i64) -> rusqlite::Result<Deleted> {
-    let oldest: Option<i64> = connection.query_row(
-        "SELECT min(t) FROM (SELECT min(start_nanos) AS t FROM spans UNION ALL \
-         SELECT min(time_nanos) FROM logs UNION ALL SELECT min(timestamp_ms) * 1000000 FROM samples)",
+    let (oldest, newest): (Option<i64>, Option<i64>) = connection.query_row(
+        "SELECT min(oldest), max(newest) FROM ( \
+         SELECT (SELECT min(start_nanos) FROM spans) AS oldest, (SELECT max(start_nanos) FROM spans) AS newest UNION ALL \
+         SELECT (SELECT min(time_nanos) FROM logs), (SELECT max(time_nanos) FROM logs) UNION ALL \
+         SELECT (SELECT min(timestamp_ms) FROM samples) * 1000000, (SELECT max(timestamp_ms) FROM samples) * 1000000)",
         [],
-        |row| row.get(0),
+        |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     let start = oldest.unwrap_or(now);
-    let kept = now.saturating_sub(start).max(0);
-    let deleted = delete_before(connection, start.saturating_add(kept / 10))?;
+    let kept = newest.unwrap_or(now).min(now).saturating_sub(start).max(0);
+    let deleted = delete_before(connection, start.saturating_add(kept / 10), ROWS)?;
     if deleted.rows() > 0 {
         return Ok(deleted);
     }
-    // Everything that is left lies in the future: clocks are wrong, and only the order counts.
-    delete_before(connection, i64::MAX)
+    // All that is left happened at once, or lies in the future because a clock is wrong: only the order counts.
+    delete_before(connection, i64::MAX, FEW_ROWS)
 }
 
-fn delete_before(connection: &mut Connection, nanos: i64) -> rusqlite::Result<Deleted> {
+fn delete_before(connection: &mut Connection, nanos: i64, rows: usize) -> rusqlite::Result<Deleted> {
     let transaction = connection.transaction()?;
-    let limit = ROWS as i64;
+    let limit = rows as i64;
     let spans = transaction.execute(
         "DELETE FROM spans WHERE (trace_id, span_id, kind) IN \
          (SELECT trace_id, span_id, kind FROM spans WHERE start_nanos < ?1 ORDER BY start_nanos LIMIT ?2)",

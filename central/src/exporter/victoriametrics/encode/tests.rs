@@ -58,7 +58,11 @@ fn labels<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<Label>
 fn expected(batch: &SeriesBatch, exemplars: bool) -> WriteRequest {
     let timeseries = batch.series.iter().map(|series| TimeSeries {
         labels: labels(series.labels.texts()),
-        samples: series.samples.iter().map(|(timestamp, value)| Sample { value: *value, timestamp: *timestamp }).collect(),
+        samples: series
+            .samples
+            .iter()
+            .map(|(timestamp, value)| Sample { value: *value, timestamp: *timestamp })
+            .collect(),
         exemplars: series
             .exemplars
             .iter()
@@ -79,7 +83,8 @@ fn pairs() -> impl Strategy<Value = Vec<Pair>> {
 }
 
 fn series() -> impl Strategy<Value = Series> {
-    let samples = prop::collection::vec((any::<i64>(), any::<f64>().prop_filter("comparable", |value| !value.is_nan())), 0..4);
+    let samples =
+        prop::collection::vec((any::<i64>(), any::<f64>().prop_filter("comparable", |value| !value.is_nan())), 0..4);
     let exemplars = prop::collection::vec((pairs(), -1e9_f64..1e9, any::<i64>()), 0..3).prop_map(|exemplars| {
         exemplars.into_iter().map(|(labels, value, timestamp_ms)| Exemplar { labels, value, timestamp_ms }).collect()
     });
