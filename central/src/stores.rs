@@ -134,10 +134,25 @@ impl ExportersConfig {
             )),
             _ => {}
         }
+        problems.extend(self.section_problems());
         if let Err(problem) = self.retry_on_failure.validate() {
             problems.push(format!("exporters.retry_on_failure.{problem}"));
         }
         problems
+    }
+
+    /// What the named backends themselves find wrong with their sections.
+    fn section_problems(&self) -> Vec<String> {
+        let otlp = [
+            ("victoriatraces", &self.victoriatraces),
+            ("otlphttp_traces", &self.otlphttp_traces),
+            ("otlphttp_logs", &self.otlphttp_logs),
+        ];
+        let mut checked: Vec<anyhow::Result<()>> =
+            otlp.into_iter().filter_map(|(name, section)| Some(section.as_ref()?.check(name))).collect();
+        checked.extend(self.cassandra.as_ref().map(cassandra::Config::check));
+        checked.extend(self.embedded.as_ref().map(embedded::Config::check));
+        checked.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect()
     }
 }
 

@@ -96,3 +96,15 @@ fn an_unknown_key_is_an_error() {
     assert!(parse::<Config>("servicegraf: {}\n", &|_| None).is_err());
     assert!(parse::<Config>("servicegraph: {store: {tll: 1s}}\n", &|_| None).is_err());
 }
+
+#[test]
+fn what_a_backend_finds_wrong_with_its_section_is_said_by_validate() {
+    let config = read(
+        "exporters:\n  otlphttp_traces: {endpoint: 'https://traces.example/v1/traces'}\n  cassandra: {hosts: [], keyspace: 'a-b'}\n  \
+         embedded: {path: ''}\n",
+    );
+    let problems = config.problems(Role::All).join("\n");
+    for key in ["exporters.otlphttp_traces.endpoint", "exporters.cassandra.hosts", "exporters.embedded.path"] {
+        assert!(problems.contains(key), "{key} is not in\n{problems}");
+    }
+}

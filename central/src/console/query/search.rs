@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::exporter::embedded::hex;
 
-/// What `/api/traces` may ask for.
+/// What `/api/v1/traces` may ask for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::console) struct TraceFilter {
@@ -17,7 +17,7 @@ pub(in crate::console) struct TraceFilter {
     pub(in crate::console) min_duration_ms: Option<f64>,
 }
 
-/// What `/api/logs` may ask for.
+/// What `/api/v1/logs` may ask for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::console) struct LogFilter {
