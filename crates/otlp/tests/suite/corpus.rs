@@ -1,6 +1,7 @@
 //! The committed fuzz corpus, replayed by every test run.
 //!
-//! Written by the ignored test below from seeds: `cargo test -p mirador-otlp -- --ignored corpus`.
+//! It follows from seeds; after the generator has changed it is written anew by
+//! `MIRADOR_WRITE_CORPUS=1 cargo test -p mirador-otlp --test suite corpus`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,10 +41,9 @@ fn seed(start: u64) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "writes the corpus; for use after the generator has changed"]
-fn corpus_is_written_from_seeds() {
+fn the_committed_corpus_is_what_the_seeds_give() {
+    let writes = std::env::var_os("MIRADOR_WRITE_CORPUS").is_some();
     for (target, count) in [("parse", 30u64), ("split", 15)] {
-        fs::create_dir_all(folder(target)).expect("the folder can be made");
         for index in 0..count {
             let signal = Signal::ALL[(index % 3) as usize];
             let bytes = seed(index * 1_000 + target.len() as u64);
@@ -60,8 +60,12 @@ fn corpus_is_written_from_seeds() {
             }
             body.truncate(2_000);
             let data = [&[(index % 3) as u8, (index * 7) as u8][..], &body].concat();
-            fs::write(folder(target).join(format!("{}-{index:02}", signal.as_str())), data)
-                .expect("a file can be written");
+            let path = folder(target).join(format!("{}-{index:02}", signal.as_str()));
+            if writes {
+                fs::write(&path, data).expect("a file can be written");
+            } else {
+                assert!(fs::read(&path).is_ok_and(|committed| committed == data), "{} is stale", path.display());
+            }
         }
     }
 }
