@@ -4,7 +4,7 @@
 //! it, until `max_elapsed_time` is over: then the client is asked to come back. A request that is refused
 //! for good is cut in half until the poison stands alone; the rest is stored and the poison is counted.
 //!
-//! Invariants: one clock runs for a request and all its parts; at most [`CUTS`] cuts are made for it, and
+//! Invariants: one clock runs for a request and all its parts; at most `CUTS` cuts are made for it, and
 //! what is refused after that is dropped in the parts that it has been cut into; items are counted as
 //! dropped once, when the request as a whole is settled, so that a client's retry counts nothing twice.
 //!

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | a request's body, compressed and decompressed | `max_recv_msg_size_mib`, `max_request_body_size` | the byte budget, before it is read |
 //! | a request without its body | 4 KiB are charged for each | the byte budget |
-//! | HTTP/2 windows: bytes the peer may send before a permit is asked for | `connection_memory_mib` in total | see [`super::windows`] |
+//! | HTTP/2 windows: bytes the peer may send before a permit is asked for | `connection_memory_mib` in total | see `windows` |
 //! | request headers | `max_header_list_size` × `max_concurrent_streams` a connection, until the request is routed | sized by those two keys |
 
 use std::time::Duration;
