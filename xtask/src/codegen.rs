@@ -57,7 +57,7 @@ fn generate(root: &Path, out: &Path) -> Result<()> {
         .context("cannot generate Rust")?;
     for (_, file) in DEFINITIONS {
         // The files are `include!`d, so `cargo fmt` does not reach them.
-        succeed(Command::new("rustfmt").args(["--edition", "2024"]).arg(out.join(file)))?;
+        succeed(Command::new("rustfmt").args(["--edition", "2024", "--config-path"]).arg(root).arg(out.join(file)))?;
     }
     Ok(())
 }
