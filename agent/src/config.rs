@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mirador_service::admin::{AdminConfig, HealthEndpoint, MetricsEndpoint};
 use mirador_service::memory::{Budget, MemoryConfig};
+use mirador_service::runtime::RuntimeConfig;
 use mirador_service::telemetry::LogConfig;
 use mirador_transport::{receiver, sender};
 use schemars::JsonSchema;
@@ -133,24 +134,6 @@ pub struct SteeringConfig {
 impl Default for SteeringConfig {
     fn default() -> Self {
         Self { enabled: true }
-    }
-}
-
-/// Threads.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RuntimeConfig {
-    /// Worker threads. Default 0: one per core that the process may use.
-    pub workers: usize,
-}
-
-impl RuntimeConfig {
-    /// The number of threads that is in effect.
-    pub fn effective_workers(&self) -> usize {
-        if self.workers > 0 {
-            return self.workers;
-        }
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mirador_service::admin::{AdminConfig, HealthEndpoint, MetricsEndpoint};
 use mirador_service::memory::MemoryConfig;
+use mirador_service::runtime::RuntimeConfig;
 use mirador_service::telemetry::LogConfig;
 use mirador_transport::receiver;
 use schemars::JsonSchema;
@@ -76,24 +77,6 @@ pub struct TelemetryConfig {
     pub logs: LogConfig,
     /// The Prometheus endpoint (`/metrics`).
     pub metrics: MetricsEndpoint,
-}
-
-/// Threads.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RuntimeConfig {
-    /// Worker threads. Default 0: one per core that the process may use.
-    pub workers: usize,
-}
-
-impl RuntimeConfig {
-    /// The number of threads that is in effect.
-    pub fn effective_workers(&self) -> usize {
-        if self.workers > 0 {
-            return self.workers;
-        }
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    }
 }
 
 impl Config {

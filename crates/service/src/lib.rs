@@ -17,6 +17,7 @@ pub mod health;
 pub mod memory;
 pub mod metrics;
 pub mod queue;
+pub mod runtime;
 pub mod secret;
 pub mod supervise;
 pub mod telemetry;
