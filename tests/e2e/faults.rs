@@ -43,8 +43,12 @@ async fn an_agent_that_is_asked_to_end_loses_nothing_that_it_has_acknowledged() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_store_that_is_away_for_a_while_costs_no_acknowledged_span_and_no_number() -> Result<()> {
-    let fleet =
-        Fleet::start(1, json!({}), json!({"exporters": {"retry_on_failure": {"max_elapsed_time": "300ms"}}})).await?;
+    // Halves of an edge come in on both sides of the absence: they have to wait for each other longer than it lasts.
+    let graph = json!({
+        "exporters": {"otlphttp_traces": {"timeout": "1s"}, "retry_on_failure": {"max_elapsed_time": "300ms"}},
+        "servicegraph": {"store": {"ttl": "45s"}},
+    });
+    let fleet = Fleet::start(1, json!({}), graph).await?;
     // Its memory would be gone with it: pausing leaves what it has acknowledged.
     let requests = shop_requests(22, 3000)?;
     let third = requests.len() / 3;
