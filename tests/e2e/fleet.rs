@@ -107,6 +107,35 @@ impl Fleet {
     }
 }
 
+/// An agent before `central all` on the embedded store.
+pub(crate) struct Pair {
+    pub(crate) agent: Node,
+    pub(crate) central: Node,
+}
+
+impl Pair {
+    /// `ttl` is how long half an edge waits for the other.
+    pub(crate) async fn start(ttl: &str) -> Result<Self> {
+        let central = Node::central(
+            "all",
+            json!({
+                "exporters": {"embedded": {"path": "store.sqlite"}},
+                "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": ttl}},
+                "spanmetrics": {"metrics_flush_interval": "250ms"},
+                "isolationforest": {"writer": {"max_delay": "20ms"}},
+            }),
+        )
+        .await?;
+        let to_central = owners(&[&central]);
+        let agent = Node::agent(json!({
+            "red": {"metrics_flush_interval": "250ms"},
+            "exporters": {"traces": to_central, "metrics": to_central, "logs": to_central, "red": to_central},
+        }))
+        .await?;
+        Ok(Self { agent, central })
+    }
+}
+
 /// Objects are merged key by key.
 pub(crate) fn merge(base: &mut Value, over: Value) {
     match (base, over) {

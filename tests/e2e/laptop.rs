@@ -4,38 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use mirador_support::backends::client::{self, until};
-use mirador_support::node::Node;
 use mirador_support::oracle;
 use mirador_support::shop::{Sender, Shop, Visit, log_requests, trace_requests};
 use serde_json::{Value, json};
 
 use crate::exact::hex;
-use crate::fleet::{WAIT, owners};
-
-struct Laptop {
-    agent: Node,
-    central: Node,
-}
-
-async fn start() -> Result<Laptop> {
-    let central = Node::central(
-        "all",
-        json!({
-            "exporters": {"embedded": {"path": "store.sqlite"}},
-            "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "3s"}},
-            "spanmetrics": {"metrics_flush_interval": "250ms"},
-            "isolationforest": {"writer": {"max_delay": "20ms"}},
-        }),
-    )
-    .await?;
-    let to_central = owners(&[&central]);
-    let agent = Node::agent(json!({
-        "red": {"metrics_flush_interval": "250ms"},
-        "exporters": {"traces": to_central, "metrics": to_central, "logs": to_central, "red": to_central},
-    }))
-    .await?;
-    Ok(Laptop { agent, central })
-}
+use crate::fleet::{Pair, WAIT};
 
 fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or(f64::NAN)
@@ -43,7 +17,7 @@ fn number(row: &Value, key: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<()> {
-    let laptop = start().await?;
+    let laptop = Pair::start("3s").await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
     let mut shop = Shop::new(3, now);
     let visits: Vec<Visit> = (0..400).map(|_| shop.visit(now)).collect();
@@ -98,7 +72,7 @@ async fn what_any_sdk_sends_to_the_agent_is_found_on_the_live_page() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_by_hand_is_taken_and_rubbish_is_refused_without_harm() -> Result<()> {
-    let laptop = start().await?;
+    let laptop = Pair::start("3s").await?;
     let url = format!("http://{}/v1/traces", laptop.agent.http);
     let http = client::client()?;
     let post = |content_type: &'static str, body: Vec<u8>| {
@@ -139,7 +113,7 @@ async fn json_by_hand_is_taken_and_rubbish_is_refused_without_harm() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_of_central_keeps_what_was_acknowledged_and_the_agent_recovers_by_itself() -> Result<()> {
-    let mut laptop = start().await?;
+    let mut laptop = Pair::start("3s").await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
     let mut shop = Shop::new(4, now);
     let visits: Vec<Visit> = (0..100).map(|_| shop.visit(now)).collect();

@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use mirador_support::apps::{self, Application, FRONT, PRICING, STOCK};
 use mirador_support::backends::client::until;
-use mirador_support::node::Node;
 use serde_json::{Value, json};
 
 use crate::exact::conserved;
-use crate::fleet::{WAIT, owners};
+use crate::fleet::{Pair, WAIT};
 
 /// What is ordered, how often, and the status of the answer.
 const ORDERS: [(&str, usize, u16); 3] = [("fine", 20, 200), ("absent", 9, 404), ("broken", 6, 502)];
@@ -52,35 +51,6 @@ const METRICS: [(&str, &str, f64); 6] = [
     // Delta temporality and exponential buckets, old semantic conventions.
     (STOCK, "http_server_duration_milliseconds_count", ALL),
 ];
-
-/// An agent before `central all` on the embedded store.
-struct Pair {
-    agent: Node,
-    central: Node,
-}
-
-impl Pair {
-    /// `ttl` is how long half an edge waits for the other.
-    async fn start(ttl: &str) -> Result<Self> {
-        let central = Node::central(
-            "all",
-            json!({
-                "exporters": {"embedded": {"path": "store.sqlite"}},
-                "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": ttl}},
-                "spanmetrics": {"metrics_flush_interval": "250ms"},
-                "isolationforest": {"writer": {"max_delay": "20ms"}},
-            }),
-        )
-        .await?;
-        let to_central = owners(&[&central]);
-        let agent = Node::agent(json!({
-            "red": {"metrics_flush_interval": "250ms"},
-            "exporters": {"traces": to_central, "metrics": to_central, "logs": to_central, "red": to_central},
-        }))
-        .await?;
-        Ok(Self { agent, central })
-    }
-}
 
 fn rows(answer: &Value) -> impl Iterator<Item = &Value> {
     answer.as_array().into_iter().flatten()
