@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mirador_support::backends::{install, ports};
 
 /// What the measured process does with spans.
@@ -32,6 +32,7 @@ pub(super) struct Subject {
     pub(super) spans: usize,
     pub(super) job: Job,
     binary: PathBuf,
+    memory_limit_mib: Option<u32>,
 }
 
 /// A started subject; it is ended when this is dropped.
@@ -47,6 +48,35 @@ pub(super) fn binary(name: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from);
     target.join("release").join(name)
+}
+
+/// Builds what is measured and what measures it.
+pub(super) fn build() -> Result<()> {
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--package", "mirador-agent", "--package", "mirador-support", "--bins"])
+        .status()?;
+    ensure!(status.success(), "the release build failed");
+    Ok(())
+}
+
+/// The load program on CPU 1; its arguments are still to be given.
+pub(super) fn load() -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(binary("mirador-load"));
+    command
+}
+
+/// The agent alone, for one protocol.
+pub(super) fn agent(job: Job, protocol: &'static str, spans: usize, memory_limit_mib: u32) -> Subject {
+    Subject {
+        name: format!("{protocol}, {spans} spans"),
+        program: "mirador",
+        protocol,
+        spans,
+        job,
+        binary: binary("mirador-agent"),
+        memory_limit_mib: Some(memory_limit_mib),
+    }
 }
 
 /// Every subject, ours and the Collector's side by side.
@@ -70,6 +100,7 @@ pub(super) fn all(peers: bool) -> Result<Vec<Subject>> {
                     spans,
                     job,
                     binary: binary.clone(),
+                    memory_limit_mib: None,
                 });
             };
             add("mirador", Job::Forward, "forward", &agent);
@@ -127,8 +158,9 @@ impl Subject {
         } else {
             "null".to_owned()
         };
+        let memory = self.memory_limit_mib.map(|mib| format!("memory: {{ limit_mib: {mib} }}\n")).unwrap_or_default();
         Ok(format!(
-            "receiver:\n  protocols:\n    grpc: {{ endpoint: \"{grpc}\" }}\n    http: {{ endpoint: \"{http}\" }}\n\
+            "{memory}receiver:\n  protocols:\n    grpc: {{ endpoint: \"{grpc}\" }}\n    http: {{ endpoint: \"{http}\" }}\n\
              exporters:\n  traces: {{ resolver: {{ static: {{ hostnames: [{}] }} }} }}\n  red: {red}\n  metrics: null\n  logs: null\n\
              telemetry: {{ metrics: {{ endpoint: \"{metrics}\" }} }}\nhealth: {{ endpoint: \"{health}\" }}\n",
             hosts.join(", ")

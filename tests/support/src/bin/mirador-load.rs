@@ -1,4 +1,4 @@
-//! The other side of a measurement: sinks and a closed-loop generator in one process that can be pinned.
+//! The other side of a measurement: sinks and a generator in one process that can be pinned.
 //!
 //! Prints one line of JSON when the measured time is over: CPU of the measured process, what was delivered,
 //! its memory.
@@ -8,38 +8,59 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use mirador_support::load::Protocol;
-use mirador_support::load::generator::{Progress, drive};
+use mirador_support::load::generator::{Pace, Progress, drive};
 use mirador_support::load::payload::Payload;
 use mirador_support::load::sink::{self, Arrived};
 
 /// Arguments in the order of the command line.
+#[derive(clap::Parser)]
+#[command(about = "Loads a process, serves its sinks and prints what it cost")]
 struct Arguments {
+    /// Requests a second over all connections; 0 is a closed loop.
+    #[arg(long, default_value_t = 0.0)]
+    rate: f64,
+    /// Milliseconds that every sink waits before it answers.
+    #[arg(long, default_value_t = 0)]
+    sink_delay_ms: u64,
     target: SocketAddr,
     protocol: Protocol,
     spans: usize,
     connections: usize,
+    #[arg(value_parser = seconds)]
     warm_up: Duration,
+    #[arg(value_parser = seconds)]
     measure: Duration,
     pid: u32,
     sinks: Vec<SocketAddr>,
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().ok().and_then(|value| Duration::try_from_secs_f64(value).ok()).ok_or_else(|| "no seconds".to_owned())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let arguments = parse()?;
+    let arguments = <Arguments as clap::Parser>::parse();
     let arrived = Arc::new(Arrived::default());
     for address in &arguments.sinks {
-        tokio::spawn(sink::serve(*address, Arc::clone(&arrived)));
+        tokio::spawn(sink::serve(*address, Arc::clone(&arrived), Duration::from_millis(arguments.sink_delay_ms)));
     }
     wait_for(arguments.target).await?;
     let progress = Arc::new(Progress::default());
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
+    let pace = Arc::new(Pace::new(arguments.rate));
     let mut connections = tokio::task::JoinSet::new();
     for connection in 0..arguments.connections {
         let payload = Payload::new(arguments.spans, 1 + connection as u64, now);
-        connections.spawn(drive(arguments.target, arguments.protocol, payload, Arc::clone(&progress)));
+        connections.spawn(drive(
+            arguments.target,
+            arguments.protocol,
+            payload,
+            Arc::clone(&progress),
+            Arc::clone(&pace),
+        ));
     }
     tokio::time::sleep(arguments.warm_up).await;
     let before = sample(arguments.pid, &progress, &arrived)?;
@@ -105,21 +126,4 @@ async fn wait_for(target: SocketAddr) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-fn parse() -> anyhow::Result<Arguments> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let [target, protocol, spans, connections, warm_up, measure, pid, sinks @ ..] = words.as_slice() else {
-        bail!("usage: mirador-load TARGET grpc|http SPANS CONNECTIONS WARM_UP_S MEASURE_S PID [SINK ...]");
-    };
-    Ok(Arguments {
-        target: target.parse().context("TARGET")?,
-        protocol: protocol.parse()?,
-        spans: spans.parse().context("SPANS")?,
-        connections: connections.parse().context("CONNECTIONS")?,
-        warm_up: Duration::from_secs_f64(warm_up.parse().context("WARM_UP_S")?),
-        measure: Duration::from_secs_f64(measure.parse().context("MEASURE_S")?),
-        pid: pid.parse().context("PID")?,
-        sinks: sinks.iter().map(|sink| sink.parse().context("SINK")).collect::<anyhow::Result<_>>()?,
-    })
 }

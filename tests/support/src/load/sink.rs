@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -31,18 +32,18 @@ impl Arrived {
     }
 }
 
-/// Serves gRPC and HTTP on `address` until the future is dropped.
+/// Serves gRPC and HTTP on `address` until the future is dropped; every answer waits for `delay` first.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(address: SocketAddr, arrived: Arc<Arrived>) -> anyhow::Result<()> {
+pub async fn serve(address: SocketAddr, arrived: Arc<Arrived>, delay: Duration) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let arrived = Arc::clone(&arrived);
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&arrived)));
+            let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&arrived), delay));
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server
                 .http2()
@@ -57,13 +58,16 @@ pub async fn serve(address: SocketAddr, arrived: Arc<Arrived>) -> anyhow::Result
 
 type Answer = Response<StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>>;
 
-async fn answer(request: Request<Incoming>, arrived: Arc<Arrived>) -> Result<Answer, hyper::Error> {
+async fn answer(request: Request<Incoming>, arrived: Arc<Arrived>, delay: Duration) -> Result<Answer, hyper::Error> {
     let grpc =
         request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     let mut body = request.into_body();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
         bytes += frame?.data_ref().map_or(0, Bytes::len);
+    }
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
     }
     arrived.requests.fetch_add(1, Ordering::Relaxed);
     arrived.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
