@@ -1,0 +1,347 @@
+//! Climbs the ladder: finds the pods, loads the programs, attaches them.
+//!
+//! Links live as long as the process: the kernel detaches everything when it ends, however it ends.
+//! Nothing is redirected before [`super::start`] has put the listeners into their map.
+
+use std::error::Error as _;
+use std::fs::File;
+use std::path::Path;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramType, SockOps};
+use aya::sys::is_program_supported;
+use aya::{Ebpf, EbpfLoader};
+use mirador_ebpf_shared::{Address, Config, Introduction, Kind, Rule};
+
+use super::cgroup::{self, Cgroup};
+use super::config::{PodsMode, SteeringConfig};
+use super::ladder::{Failure, Ladder, Step};
+use super::{introduce, object, privileges};
+
+/// Level `Debug` of the programs' log; 0 turns it off.
+const DEBUG: u8 = 4;
+/// Programs by what they are needed for.
+const CONNECT: [&str; 2] = ["mirador_conn4", "mirador_conn6"];
+const PEER_NAME: [&str; 2] = ["mirador_peer4", "mirador_peer6"];
+const ESTABLISH: &str = "mirador_tcp";
+
+/// A link, which detaches as it is dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "a link is held, and that is all its use")]
+pub(super) enum Link {
+    Address(aya::programs::cgroup_sock_addr::CgroupSockAddrLink),
+    Established(aya::programs::sock_ops::SockOpsLink),
+}
+
+/// The programs in the kernel.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) ebpf: Ebpf,
+    links: Vec<Link>,
+    abilities: Abilities,
+    /// The cgroup of all pods, as it was attached to.
+    pub(super) pods: Cgroup,
+    /// Our own cgroup, when it is to be attached to as well.
+    own: Option<Cgroup>,
+}
+
+/// What the climb has given beyond redirection.
+#[derive(Debug, Clone, Copy, Default)]
+struct Abilities {
+    identity: bool,
+    peer_name: bool,
+}
+
+/// A climb that has reached the attachment.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) programs: Programs,
+    /// What the kernel calls this process; zeros when it is outside the pods.
+    pub(super) introduction: Introduction,
+    /// Our own cgroup, 0 when it cannot be seen.
+    pub(super) own_cgroup: u64,
+}
+
+/// Climbs as far as it goes. Without `attach` nothing is attached.
+pub(super) fn climb(config: &SteeringConfig, attach: bool) -> (Ladder, Option<Loaded>) {
+    let mut ladder = Ladder::default();
+    let loaded = steps(config, attach, &mut ladder);
+    (ladder, loaded)
+}
+
+fn steps(config: &SteeringConfig, attach: bool, ladder: &mut Ladder) -> Option<Loaded> {
+    let missing = "this agent was built without the BPF programs: run `cargo xtask build-ebpf` before building it";
+    let object = object::embedded().map(|bytes| (bytes, format!("{} bytes", bytes.len())));
+    let object = ladder.take(Step::Object, object.ok_or_else(|| Failure::new("not_built", missing)))?;
+    let (mount, pods) = ladder.take(Step::Cgroup, find(config))?;
+    ladder.take(Step::Privileges, may_use_bpf())?;
+    ladder.take(Step::Kernel, is_supported())?;
+    let mut programs = ladder.take(Step::Load, load(object, config, pods))?;
+    let own = cgroup::own(&mount);
+    let own_cgroup = own.as_ref().map_or(0, |own| own.id);
+    if !attach {
+        return None;
+    }
+    ladder.take(Step::Attach, attach_connect(&mut programs))?;
+    let introduction = introduce::introduce(&mut programs.ebpf, config).unwrap_or_default();
+    // Sockets that the agent accepts belong to the cgroup of the listener. Inside the pods it is covered.
+    programs.own = own.filter(|own| introduction.pod == 0 && !own.path.starts_with(&programs.pods.path));
+    let identity = programs.load_established().and_then(|()| programs.attach_established());
+    let identity = identity.map(|()| ((), "the agent learns who is calling".to_owned()));
+    programs.abilities.identity =
+        ladder.take(Step::Identity, identity.map_err(|failure| named("no_identity", failure))).is_some();
+    let peer_name = programs.load_peer_name().and_then(|()| programs.attach_peer_name());
+    let peer_name = peer_name.map(|()| ((), "getpeername names the original destination".to_owned()));
+    programs.abilities.peer_name =
+        ladder.take(Step::PeerName, peer_name.map_err(|failure| named("no_peer_name", failure))).is_some();
+    Some(Loaded { programs, introduction, own_cgroup })
+}
+
+fn find(config: &SteeringConfig) -> Result<((std::path::PathBuf, Cgroup), String), Failure> {
+    let mount = cgroup::mount(&config.cgroup).map_err(|missing| Failure::new("no_cgroup2", missing))?;
+    let pods = cgroup::pods(&config.cgroup, &mount).map_err(|missing| Failure::new("no_pods_cgroup", missing))?;
+    let detail = format!("{} (id {})", pods.path.display(), pods.id);
+    Ok(((mount, pods), detail))
+}
+
+fn may_use_bpf() -> Result<((), String), Failure> {
+    match privileges::missing() {
+        Ok(None) => Ok(((), "CAP_BPF and CAP_NET_ADMIN".to_owned())),
+        Ok(Some(missing)) => Err(Failure::new("no_privileges", format!("the process has not {missing}"))),
+        Err(error) => Err(Failure::new("no_privileges", error)),
+    }
+}
+
+fn is_supported() -> Result<((), String), Failure> {
+    match is_program_supported(ProgramType::CgroupSockAddr) {
+        Ok(true) => Ok(((), format!("Linux {}", release()))),
+        Ok(false) => Err(Failure::new(
+            "kernel_too_old",
+            format!("Linux {} has no hooks at connect in cgroups: 5.10 or newer has", release()),
+        )),
+        Err(error) => Err(Failure::new(
+            "bpf_refused",
+            format!("bpf(2) is refused ({}): a seccomp profile or a security module may forbid it", chain(&error)),
+        )),
+    }
+}
+
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+fn load(object: &[u8], config: &SteeringConfig, pods: Cgroup) -> Result<(Programs, String), Failure> {
+    let failed = |error: String| Failure::new("load_failed", error);
+    let level = if config.debug { DEBUG } else { 0 };
+    // The maps are part of the memory that the agent is charged for.
+    let log_bytes = if config.debug { 128 << 10 } else { 4 << 10 };
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("AYA_LOG_LEVEL", &level, false)
+        .map_max_entries("BY_POD", config.identity.max_pods)
+        .map_max_entries("AYA_LOGS", log_bytes);
+    let mut ebpf = loader.load(object).map_err(|error| failed(chain(&error)))?;
+    fill(&mut ebpf, config, &pods)?;
+    for name in CONNECT {
+        let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+        program.load().map_err(|error| failed(format!("{name}: {}", refusal(&error))))?;
+    }
+    let programs = Programs { ebpf, links: Vec::new(), abilities: Abilities::default(), pods, own: None };
+    Ok((programs, format!("{} and {}", CONNECT[0], CONNECT[1])))
+}
+
+/// Writes what the configuration says into the maps.
+fn fill(ebpf: &mut Ebpf, config: &SteeringConfig, pods: &Cgroup) -> Result<(), Failure> {
+    let text = |error: aya::maps::MapError| Failure::new("maps_refused", chain(&error));
+    let mut ports: HashMap<_, u16, u32> = map(ebpf, "PORT")?;
+    for (listed, kind) in [(&config.ports.grpc, Kind::Grpc), (&config.ports.http, Kind::Http)] {
+        for port in listed {
+            ports.insert(port, kind as u32, 0).map_err(text)?;
+        }
+    }
+    let mut destinations: LpmTrie<_, Address, u32> = map(ebpf, "DESTINATION")?;
+    for (listed, rule) in [(&config.destinations.steer, Rule::Steer), (&config.destinations.leave, Rule::Leave)] {
+        for cidr in listed {
+            let (length, address) = cidr.key();
+            destinations.insert(&Key::new(length, address), rule as u32, 0).map_err(text)?;
+        }
+    }
+    let mut settings: Array<_, Config> = map(ebpf, "CONFIG")?;
+    settings.set(0, record(config, pods), 0).map_err(text)
+}
+
+/// The record that all hooks read.
+pub(super) fn record(config: &SteeringConfig, pods: &Cgroup) -> Config {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    let (destinations, rules) = (&config.destinations, &config.pods);
+    Config {
+        root: pods.id,
+        classes: cgroup::classes(&pods.path),
+        max_age: u64::try_from(config.heartbeat_max_age.as_nanos()).unwrap_or(u64::MAX),
+        flags: flag(!destinations.steer.is_empty(), Config::LISTED_DESTINATIONS)
+            | flag(!destinations.steer.is_empty() || !destinations.leave.is_empty(), Config::DESTINATION_RULES)
+            | flag(rules.mode == PodsMode::Listed, Config::LISTED_PODS)
+            | flag(rules.mode == PodsMode::Listed || !rules.leave.is_empty(), Config::POD_RULES),
+        padding: 0,
+    }
+}
+
+fn attach_connect(programs: &mut Programs) -> Result<((), String), Failure> {
+    let path = programs.pods.path.clone();
+    for name in CONNECT {
+        programs.attach_address(name, &path).map_err(|failure| named("attach_failed", failure))?;
+    }
+    Ok(((), format!("links on {}", path.display())))
+}
+
+impl Programs {
+    /// Attaches again after the pods' cgroup was made anew; the old links died with the old one.
+    pub(super) fn attach_again(&mut self, pods: Cgroup) -> Result<(), Failure> {
+        self.links.clear();
+        self.pods = pods;
+        let path = self.pods.path.clone();
+        for name in CONNECT {
+            self.attach_address(name, &path)?;
+        }
+        if self.abilities.identity {
+            self.attach_established()?;
+        }
+        if self.abilities.peer_name {
+            self.attach_peer_name()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the cgroup.
+    pub(super) fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// Whether it is attached.
+    pub(super) fn is_attached(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    fn load_established(&mut self) -> Result<(), Failure> {
+        let program: &mut SockOps = program(&mut self.ebpf, ESTABLISH)?;
+        program.load().map_err(|error| Failure::new("load_failed", refusal(&error)))
+    }
+
+    fn attach_established(&mut self) -> Result<(), Failure> {
+        let places = [Some(self.pods.path.clone()), self.own.as_ref().map(|own| own.path.clone())];
+        for path in places.into_iter().flatten() {
+            let folder = open(&path)?;
+            let program: &mut SockOps = program(&mut self.ebpf, ESTABLISH)?;
+            let link = program.attach(folder, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
+            let link = link.map_err(|error| Failure::new("attach_failed", attach_refusal(&path, &error)))?;
+            self.links.push(Link::Established(link));
+        }
+        Ok(())
+    }
+
+    fn load_peer_name(&mut self) -> Result<(), Failure> {
+        for name in PEER_NAME {
+            let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
+            program.load().map_err(|error| Failure::new("load_failed", refusal(&error)))?;
+        }
+        Ok(())
+    }
+
+    fn attach_peer_name(&mut self) -> Result<(), Failure> {
+        let path = self.pods.path.clone();
+        PEER_NAME.into_iter().try_for_each(|name| self.attach_address(name, &path))
+    }
+
+    fn attach_address(&mut self, name: &str, path: &Path) -> Result<(), Failure> {
+        let folder = open(path)?;
+        let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
+        // A link lets others attach beside it whatever the mode says, and knows no other mode.
+        let link = program.attach(folder, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
+        let link = link.map_err(|error| Failure::new("attach_failed", attach_refusal(path, &error)))?;
+        self.links.push(Link::Address(link));
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|error| Failure::new("attach_failed", format!("{}: {error}", path.display())))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Failure>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let found =
+        ebpf.program_mut(name).ok_or_else(|| Failure::new("load_failed", format!("the object has no {name}")))?;
+    found.try_into().map_err(|error: ProgramError| Failure::new("load_failed", chain(&error)))
+}
+
+/// A map of the object, to be written.
+pub(super) fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, Failure>
+where
+    M: TryFrom<&'a mut Map, Error = aya::maps::MapError>,
+{
+    let found = ebpf.map_mut(name).ok_or_else(|| no_map(name))?;
+    M::try_from(found).map_err(|error| Failure::new("maps_refused", format!("{name}: {}", chain(&error))))
+}
+
+/// A map of the object, to be kept.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, Failure>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let found = ebpf.take_map(name).ok_or_else(|| no_map(name))?;
+    M::try_from(found).map_err(|error| Failure::new("maps_refused", format!("{name}: {}", chain(&error))))
+}
+
+fn no_map(name: &str) -> Failure {
+    Failure::new("maps_refused", format!("the object has no map {name}"))
+}
+
+/// Whether a process may still read `map`, which is an array.
+pub(super) fn is_readable(map: &Map) -> bool {
+    Array::<_, Config>::try_from(map).is_ok_and(|array| array.get(&0, 0).is_ok())
+}
+
+/// A map whose records the loader does not own.
+pub(super) type Owned<T> = Array<MapData, T>;
+
+fn named(reason: &'static str, failure: Failure) -> Failure {
+    Failure { reason, ..failure }
+}
+
+/// An error and what it comes from, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += ": ";
+        text += &error.to_string();
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// What the verifier says last is what it has stopped at.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    tracing::debug!(%log, "the verifier has refused a program");
+    let last: Vec<_> = log.lines().rev().filter(|line| !line.starts_with("processed ")).take(3).collect();
+    format!("{io_error}: {}", last.into_iter().rev().collect::<Vec<_>>().join(" | "))
+}
+
+fn attach_refusal(path: &Path, error: &ProgramError) -> String {
+    let is_denied = error
+        .source()
+        .and_then(|error| error.source())
+        .or(error.source())
+        .is_some_and(|error| error.to_string().contains("not permitted"));
+    let hint = if is_denied {
+        "; another program may be attached there, or above, in a mode that lets nobody in beside it"
+    } else {
+        ""
+    };
+    format!("{}: {}{hint}", path.display(), chain(error))
+}

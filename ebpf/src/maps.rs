@@ -1,0 +1,76 @@
+//! Every map. Sizes are the defaults; the agent sets those that depend on its configuration at load.
+
+use core::ffi::c_void;
+
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap};
+use mirador_ebpf_shared::{Address, Config, Counters, Flow, INSTANCES, Instance, Introduction, KINDS, Origin, Tuple};
+
+/// What holds for all instances.
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// The running agents.
+#[map]
+pub static INSTANCE: Array<Instance> = Array::with_max_entries(INSTANCES, 0);
+
+/// When each agent was last heard of, in nanoseconds of the monotonic clock. Zero sheds new connections.
+#[map]
+pub static HEARTBEAT: Array<u64> = Array::with_max_entries(INSTANCES, 0);
+
+/// The listeners. The kernel takes a socket out as it closes, however its process ended.
+#[map]
+pub static LISTENER: SockMap = SockMap::with_max_entries(INSTANCES * KINDS, 0);
+
+/// Steered destination ports and the kind of listener that takes them.
+#[map]
+pub static PORT: HashMap<u16, u32> = HashMap::with_max_entries(64, 0);
+
+/// Rules on destinations; IPv4 lies in ::ffff:0:0/96.
+#[map]
+pub static DESTINATION: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1024, 0);
+
+/// Rules on pods, by the pod's cgroup.
+#[map]
+pub static POD: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Pods that speak TLS to a destination.
+#[map]
+pub static TLS: LruHashMap<Flow, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// An agent that finds out what the kernel calls it.
+#[map]
+pub static INTRODUCTION: Array<Introduction> = Array::with_max_entries(1, 0);
+
+/// With a client's socket: who it is and where it wanted to go.
+#[btf_map]
+pub static ORIGIN: SkStorage<Origin> = SkStorage::new();
+
+/// With a socket that the agent has accepted: who is at the other end.
+#[btf_map]
+pub static CALLER: SkStorage<Origin> = SkStorage::new();
+
+/// From a client's socket to the agent's: there for the duration of a handshake. What a handshake that
+/// fails has left goes with the oldest.
+#[map]
+pub static HANDSHAKE: LruHashMap<Tuple, Origin> = LruHashMap::with_max_entries(8192, 0);
+
+/// Counts of all pods.
+#[map]
+pub static TOTAL: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counts by pod.
+#[map]
+pub static BY_POD: PerCpuHashMap<u64, Counters> = PerCpuHashMap::with_max_entries(512, 0);
+
+/// Rare events.
+#[map]
+pub static EVENT: RingBuf = RingBuf::with_byte_size(64 << 10, 0);
+
+/// The map as helpers take it.
+#[inline(always)]
+pub fn handle<T>(map: &'static T) -> *mut c_void {
+    core::ptr::from_ref(map).cast_mut().cast()
+}
