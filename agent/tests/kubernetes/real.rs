@@ -1,0 +1,200 @@
+//! The resolver and the attributes against a real control plane: its TLS, its tokens, its rights, its own
+//! `EndpointSlices`. The agent's account has the rights of the table in `mirador_transport::kubernetes`
+//! and no others.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mirador_agent::kubernetes::{self, Caller, K8sAttributes};
+use mirador_otlp::{Limits, Request, Signal};
+use mirador_service::health::Health;
+use mirador_service::metrics::Registry;
+use mirador_support::backends::controlplane::ControlPlane;
+use mirador_transport::kubernetes::{ApiConfig, AuthType};
+use mirador_transport::sender::Destination;
+use mirador_transport::sender::config::{Config, K8sConfig, PortRef, ResolverConfig};
+use serde_json::{Value, json};
+
+const ACCOUNT: &str = "system:serviceaccount:mirador:agent";
+
+/// Waits for at most a minute: a control plane takes seconds to act.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1200 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain: {what}");
+}
+
+/// The account with its rights, a service that routes by hostname, and pods on every node.
+fn objects() -> Value {
+    let subject = json!([{"kind": "ServiceAccount", "name": "agent", "namespace": "mirador"}]);
+    let reference = |kind: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "agent"});
+    let rule = |group: &str, resource: &str| json!([{"apiGroups": [group], "resources": [resource], "verbs": ["list", "watch"]}]);
+    let template = |app: &str| {
+        json!({
+            "metadata": {"labels": {"app": app}},
+            "spec": {"containers": [{"name": "main", "image": "registry.local/shop/app:1"}]},
+        })
+    };
+    let (rbac, here) = ("rbac.authorization.k8s.io/v1", json!({"name": "agent", "namespace": "mirador"}));
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mirador"}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
+        {"apiVersion": rbac, "kind": "Role", "metadata": here, "rules": rule("discovery.k8s.io", "endpointslices")},
+        {"apiVersion": rbac, "kind": "RoleBinding", "metadata": here, "subjects": subject, "roleRef": reference("Role")},
+        {"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "agent"}, "rules": rule("", "pods")},
+        {"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "agent"}, "subjects": subject,
+            "roleRef": reference("ClusterRole")},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "graph", "namespace": "mirador"},
+            "spec": {"clusterIP": "None", "selector": {"app": "graph"}, "ports": [{"name": "otlp-grpc", "port": 4317}]}},
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "graph", "namespace": "mirador"},
+            "spec": {"serviceName": "graph", "replicas": 3, "podManagementPolicy": "Parallel",
+                "selector": {"matchLabels": {"app": "graph"}}, "template": template("graph")}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "mirador"},
+            "spec": {"replicas": 30, "selector": {"matchLabels": {"app": "web"}}, "template": template("web")}},
+    ]})
+}
+
+struct Cluster {
+    plane: ControlPlane,
+    api: ApiConfig,
+    registry: Registry,
+    _files: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let plane = ControlPlane::start(3).await.unwrap();
+        plane.kubectl_with(["apply", "-f", "-"], &objects().to_string()).await.unwrap();
+        let token = plane.kubectl(["create", "token", "agent", "-n", "mirador"]).await.unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let kubeconfig: PathBuf = files.path().join("config");
+        let token_file = files.path().join("token");
+        std::fs::write(&token_file, token.trim()).unwrap();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(plane.kubeconfig()).unwrap()).unwrap();
+        config["users"][0]["user"] = json!({"tokenFile": token_file});
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let api = ApiConfig { auth_type: AuthType::KubeConfig, kubeconfig: Some(kubeconfig), context: None };
+        Self { plane, api, registry: Registry::new(), _files: files }
+    }
+
+    fn destination(&self, name: &'static str, service: &str) -> Destination {
+        let k8s = K8sConfig {
+            service: service.to_owned(),
+            ports: vec![PortRef::Name("otlp-grpc".to_owned())],
+            empty_grace: Duration::from_secs(2),
+            api: self.api.clone(),
+            ..K8sConfig::default()
+        };
+        let resolver = ResolverConfig { k8s: Some(Box::new(k8s)), ..ResolverConfig::default() };
+        let config = Config { resolver, ..Config::default() };
+        Destination::start(name, config, &self.registry, &Health::new(), None).unwrap()
+    }
+
+    async fn scale(&self, replicas: usize) {
+        let replicas = format!("--replicas={replicas}");
+        self.plane.kubectl(["scale", "-n", "mirador", "statefulset/graph", &replicas]).await.unwrap();
+    }
+
+    fn metric(&self, start: &str) -> u64 {
+        let page = self.registry.encode();
+        let lines = page.lines().filter(|line| line.starts_with(start));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    async fn allowed(&self, verb: &str, what: &str) -> bool {
+        let account = format!("--as={ACCOUNT}");
+        // It answers `no` with a failure.
+        self.plane.kubectl(["auth", "can-i", verb, what, "-n", "mirador", &account]).await.is_ok()
+    }
+}
+
+async fn owners(destination: &Destination, count: usize) {
+    let expected: Vec<String> = (0..count).map(|index| format!("graph-{index}.graph.mirador:4317")).collect();
+    let names = || {
+        let owners = destination.owners();
+        (0..owners.len()).map(|index| owners.name(index).to_owned()).collect::<Vec<_>>()
+    };
+    until(&format!("there are {count} owners"), || names() == expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_control_plane_is_followed_with_the_documented_rights_and_no_more() {
+    let mut cluster = Cluster::start().await;
+    let destination = cluster.destination("traces", "graph.mirador");
+    owners(&destination, 3).await;
+    let elsewhere = cluster.destination("logs", "graph.default");
+    let refused = "mirador_kubernetes_watch_errors_total{watch=\"endpointslices/logs\",reason=\"forbidden\"}";
+    until("another namespace is refused", || cluster.metric(refused) > 0).await;
+    drop(elsewhere);
+    for replicas in [5, 2] {
+        cluster.scale(replicas).await;
+        owners(&destination, replicas).await;
+    }
+    // A pod that is replaced comes back under its name, at another address.
+    let updates = || cluster.metric("otelcol_loadbalancer_num_backend_updates_total");
+    let before = updates();
+    cluster.plane.kubectl(["delete", "pod", "-n", "mirador", "graph-0"]).await.unwrap();
+    until("the owner was replaced", || updates() > before).await;
+    owners(&destination, 2).await;
+    attributes_are_right(&cluster).await;
+
+    cluster.plane.apiserver().kill().await.unwrap();
+    let failing = "mirador_kubernetes_watch_errors_total{watch=\"endpointslices/traces\"";
+    until("the watch fails", || cluster.metric(failing) > 0).await;
+    owners(&destination, 2).await;
+    cluster.plane.apiserver().restart().await.unwrap();
+    cluster.plane.ready().await.unwrap();
+    cluster.scale(4).await;
+    owners(&destination, 4).await;
+    until("the watch works", || {
+        cluster.metric("mirador_kubernetes_watch_stale_seconds{watch=\"endpointslices/traces\"}") == 0
+    })
+    .await;
+    cluster.scale(0).await;
+    until("the empty set is held", || cluster.metric("mirador_sender_empty_endpoints_held_total") == 1).await;
+    owners(&destination, 0).await;
+    cluster.scale(3).await;
+    owners(&destination, 3).await;
+
+    for (verb, what) in [("list", "endpointslices"), ("watch", "endpointslices"), ("list", "pods"), ("watch", "pods")] {
+        assert!(cluster.allowed(verb, what).await, "{verb} {what} is needed");
+    }
+    for (verb, what) in [("get", "pods"), ("get", "endpointslices"), ("list", "secrets"), ("list", "nodes")] {
+        assert!(!cluster.allowed(verb, what).await, "{verb} {what} is not needed");
+    }
+}
+
+/// Every pod of one node has its own attributes, and pods of other nodes are not known.
+async fn attributes_are_right(cluster: &Cluster) {
+    let mut config = kubernetes::Config { api: cluster.api.clone(), ..kubernetes::Config::default() };
+    config.filter.node = Some("node-1".to_owned());
+    config.pod_delete_grace = Duration::ZERO;
+    cluster.plane.kubectl(["rollout", "status", "-n", "mirador", "deployment/web", "--timeout=60s"]).await.unwrap();
+    let attributes = K8sAttributes::start(&config, &cluster.registry, &Health::new());
+    let pods = cluster.plane.get(&["pods", "-A"]).await.unwrap();
+    let pods: Vec<&Value> = pods["items"].as_array().unwrap().iter().collect();
+    let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == "node-1").count();
+    assert!(here >= 5, "the scheduler spreads pods");
+    until("the node's pods are known", || cluster.metric("mirador_k8sattributes_pods") == here as u64).await;
+    for pod in pods {
+        let ip = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
+        let request = Request::parse(Signal::Traces, super::spans("s", 1), &Limits::default()).unwrap();
+        let enriched = attributes.enrich(&request, &Caller { pod_uid: None, ip }, &[]).await;
+        let resource = enriched.resource_spans().next().unwrap().resource();
+        let value = |key: &str| resource.attributes().get(key).and_then(|value| value.as_str());
+        if pod["spec"]["nodeName"] == "node-1" {
+            assert_eq!(value("k8s.pod.name"), pod["metadata"]["name"].as_str());
+            assert_eq!(value("k8s.pod.uid"), pod["metadata"]["uid"].as_str());
+            let is_web = pod["metadata"]["labels"]["app"] == "web";
+            assert_eq!(value("k8s.deployment.name"), is_web.then_some("web"));
+            assert_eq!(value("k8s.statefulset.name"), (!is_web).then_some("graph"));
+            assert_eq!(value("container.image.name"), Some("registry.local/shop/app"));
+        } else {
+            assert_eq!(value("k8s.pod.name"), None);
+        }
+    }
+}
