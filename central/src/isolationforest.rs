@@ -5,20 +5,29 @@
 //! the store has taken all of its samples.
 //!
 //! Output next to the metrics themselves: `anomaly_score{metric="<name>", <the series' labels>}` in [0, 1] for
-//! every point (0 while the series warms up, 64 points), and `is_anomaly{..}` 0 or 1 for series that were
-//! flagged within the last hour, ended by a stale marker. A histogram or summary has one score for the family.
-//! Scores are not scored, neither is `target_info`.
+//! every point (0 while the series warms up), and `is_anomaly{..}` 0 or 1 for series that were flagged within the
+//! last hour, ended by a stale marker. A histogram or summary has one score for the family. Scores are not scored,
+//! neither is `target_info`. Episodes go to the store of logs as records named `mirador.anomaly`.
 //!
 //! Never: buffers without a bound, answers before the store has, advances state twice for one point.
 
+mod compat;
 pub mod config;
+pub mod detector;
 pub mod engine;
+pub mod episodes;
+mod families;
 pub mod pass;
+mod ratios;
+mod resources;
+pub mod state;
 mod table;
 mod telemetry;
-mod watch;
+pub mod trees;
+pub(crate) mod watch;
 mod writer;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,20 +38,27 @@ use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-pub use config::{Config, EngineConfig, SeriesConfig, WriterConfig};
+pub use config::{Config, EngineConfig, OutputMode, SeriesConfig, WriterConfig};
+use episodes::Event;
 use pass::Shard;
 use telemetry::Telemetry;
 use writer::{Part, Settled};
 
-use crate::exporter::{self, ExportError, MetricStore};
+use crate::exporter::{self, ExportError, LogStore, MetricStore};
+use crate::normalise::Output;
 use crate::normalise::resource::placement;
+use crate::snapshot::Snapshot;
 
 /// A worker that has not moved for so long is dead.
 const WORKER_MAX_AGE: Duration = Duration::from_secs(60);
 /// How often a shard looks for series to forget and shows that it lives.
 const TICK: Duration = Duration::from_secs(5);
-/// Shards look for series to forget every so many ticks.
+/// Shards look for series to forget, and write their snapshot, every so many ticks.
 const EXPIRE_EVERY: u32 = 12;
+/// Shards score resources every so many ticks.
+const RESOURCES_EVERY: u32 = 2;
+/// Events that wait for the store of logs.
+const EVENTS: usize = 4096;
 
 /// One request for one shard.
 struct Job {
@@ -73,9 +89,28 @@ impl Tasks {
     }
 }
 
+/// What the role needs around it.
+pub struct Parts<'a> {
+    /// Keeps metrics and scores.
+    pub store: Arc<dyn MetricStore>,
+    /// Keeps episodes as log records; without it they are counted only.
+    pub logs: Option<Arc<dyn LogStore>>,
+    /// Names the file of the scoring state, beside which each shard has its own; `None`: it dies with the process.
+    pub state: Option<PathBuf>,
+    /// The process' own metrics.
+    pub registry: &'a Registry,
+    /// Components and workers.
+    pub health: &'a Health,
+}
+
 impl Role {
-    /// Starts shards and writer on the current runtime.
-    pub fn start(config: Config, store: Arc<dyn MetricStore>, registry: &Registry, health: &Health) -> (Self, Tasks) {
+    /// Starts shards and writer on the current runtime; reads the snapshot, if there is one.
+    pub fn start(config: Config, parts: Parts<'_>) -> (Self, Tasks) {
+        let Parts { store, logs, state, registry, health } = parts;
+        let inert = config.collector.inert();
+        if !inert.is_empty() {
+            tracing::warn!(keys = inert.join(", "), "keys of isolationforest.collector that have no effect");
+        }
         let config = Arc::new(config);
         let telemetry = Telemetry::new(registry);
         let shards = config.shard_count();
@@ -88,12 +123,21 @@ impl Role {
             writer::run(writer, store, counters, parts_in, || component.beat()).await;
             component.finish();
         });
+        let (events, events_in) = mpsc::channel(EVENTS);
+        tasks.spawn(episodes::run(logs, events_in, telemetry.clone()));
         let senders = (0..shards).map(|index| {
             let (jobs, jobs_in) = mpsc::channel(config.queue.max(1));
             let component = health.worker(format!("isolationforest/shard-{index}"), WORKER_MAX_AGE);
             component.ready(true, "");
-            let shard = Shard::new(Arc::clone(&config), shards);
-            tasks.spawn(work(shard, jobs_in, parts.clone(), telemetry.clone(), component));
+            let mut shard = Shard::new(Arc::clone(&config), shards);
+            if let Some(file) = &state {
+                let restored = state::read(file, index, shards);
+                telemetry.restored.inc_by(restored.watches.len() as u64);
+                shard.restore(restored);
+            }
+            let keeper = Keeper { file: state.as_ref().map(|file| state::path(file, index)), shards, running: None };
+            let ways = Ways { parts: parts.clone(), events: events.clone(), telemetry: telemetry.clone(), keeper };
+            tasks.spawn(work(shard, jobs_in, ways, component));
             jobs
         });
         let role = Self { config: Arc::clone(&config), shards: senders.collect() };
@@ -173,16 +217,71 @@ impl Consume for Role {
     }
 }
 
-/// One shard: passes requests, hands on what is to be written, forgets what is old.
-async fn work(
-    mut shard: Shard,
-    mut jobs: mpsc::Receiver<Job>,
+/// Where a shard's results go.
+struct Ways {
     parts: mpsc::Sender<Part>,
+    events: mpsc::Sender<Event>,
     telemetry: Telemetry,
-    component: Component,
-) {
+    keeper: Keeper,
+}
+
+impl Ways {
+    /// Metrics do not wait for events: what finds the queue full is counted.
+    fn tell(&self, events: Vec<Event>) {
+        for event in events {
+            if self.events.try_send(event).is_err() {
+                self.telemetry.events_dropped.inc();
+            }
+        }
+    }
+}
+
+/// Writes the snapshots of one shard, one at a time and off the shard's task.
+struct Keeper {
+    file: Option<PathBuf>,
+    shards: usize,
+    running: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Writes the shard's state; skipped while the write before still runs, unless it is the last.
+    async fn keep(&mut self, shard: &Shard, telemetry: &Telemetry, last: bool) {
+        let Some(file) = self.file.clone() else { return };
+        if let Some(running) = self.running.take_if(|running| last || running.is_finished()) {
+            // A panic in a write is one failed snapshot; the next one says the same and more.
+            running.await.ok();
+        }
+        if self.running.is_some() {
+            return;
+        }
+        let (payload, left_out) = shard.snapshot(self.shards, now_unix_nano());
+        if left_out > 0 {
+            tracing::warn!(series = left_out, "the snapshot has no room for all series; these will start cold");
+        }
+        let [written, failed] = [telemetry.snapshots[0].clone(), telemetry.snapshots[1].clone()];
+        let write = tokio::task::spawn_blocking(move || {
+            match Snapshot::write(&file, state::KIND, state::VERSION, &payload) {
+                Ok(()) => written.inc(),
+                Err(error) => {
+                    failed.inc();
+                    tracing::warn!(%error, file = %file.display(), "the snapshot was not written");
+                    0
+                }
+            };
+        });
+        if last {
+            write.await.ok();
+        } else {
+            self.running = Some(write);
+        }
+    }
+}
+
+/// One shard: passes requests, hands on what is to be written, forgets what is old.
+async fn work(mut shard: Shard, mut jobs: mpsc::Receiver<Job>, mut ways: Ways, component: Component) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let telemetry = ways.telemetry.clone();
     let (mut counted, mut counted_bytes) = (0_i64, 0_i64);
     let mut round = 0_u32;
     loop {
@@ -191,17 +290,27 @@ async fn work(
             biased;
             _ = ticks.tick() => {
                 round = round.wrapping_add(1);
+                let scores = if round.is_multiple_of(RESOURCES_EVERY) { shard.score_resources() } else { Output::default() };
                 if !round.is_multiple_of(EXPIRE_EVERY) {
+                    if !scores.series.is_empty()
+                        && ways.parts.send(Part { out: scores, points: 0, lost: 0, reply: None }).await.is_err()
+                    {
+                        break;
+                    }
                     continue;
                 }
-                let out = shard.expire(now_unix_nano());
+                let (mut out, events) = shard.expire(now_unix_nano());
+                telemetry.events.inc_by(events.len() as u64);
+                ways.tell(events);
                 let bytes = shard.scoring_bytes() as i64;
                 telemetry.state_bytes.inc_by(bytes - counted_bytes);
                 counted_bytes = bytes;
+                ways.keeper.keep(&shard, &telemetry, false).await;
+                out.append(scores);
                 Part { out, points: 0, lost: 0, reply: None }
             }
             job = jobs.recv() => match job {
-                Some(job) => pass(&mut shard, job, &telemetry),
+                Some(job) => pass(&mut shard, job, &ways),
                 None => break,
             },
         };
@@ -211,18 +320,20 @@ async fn work(
         if part.out.series.is_empty() {
             let settled = part.usual();
             part.answer(Ok(settled));
-        } else if parts.send(part).await.is_err() {
+        } else if ways.parts.send(part).await.is_err() {
             break;
         }
     }
+    ways.keeper.keep(&shard, &telemetry, true).await;
     telemetry.series.dec_by(counted);
     telemetry.state_bytes.dec_by(counted_bytes);
     component.finish();
 }
 
-fn pass(shard: &mut Shard, job: Job, telemetry: &Telemetry) -> Part {
-    let outcome = shard.pass(&job.request, job.picks.as_deref(), now_unix_nano());
-    telemetry.add(&outcome);
+fn pass(shard: &mut Shard, job: Job, ways: &Ways) -> Part {
+    let mut outcome = shard.pass(&job.request, job.picks.as_deref(), now_unix_nano());
+    ways.telemetry.add(&outcome);
+    ways.tell(std::mem::take(&mut outcome.events));
     let lost = outcome.tally.lost_in_all();
     Part { out: outcome.out, points: outcome.tally.points, lost, reply: Some(job.reply) }
 }

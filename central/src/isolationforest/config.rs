@@ -7,7 +7,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::engine::Settings;
+use super::compat::Collector;
+pub use super::compat::OutputMode;
+use super::detector::{Direction, Preset, Settings};
 use crate::normalise;
 
 /// The role isolationforest.
@@ -34,6 +36,41 @@ pub struct Config {
     pub writer: WriterConfig,
     /// How OTLP metrics become series.
     pub normalise: normalise::Config,
+    /// Where scores are written: `series` (default), or as the predecessor did, `labels` or `attributes`.
+    ///
+    /// `series` writes `anomaly_score` and `is_anomaly` beside the metrics. The other two add score and flag to every
+    /// sample of the metric itself: each new score is a new series in the store, so that a day of one series at 15 s
+    /// costs up to 5,760 of them, and queries over the metric break at every point. For stores that something still
+    /// reads in the old form, and for as short a time as possible.
+    pub output: OutputMode,
+    /// Keys of the Collector's isolationforest processor.
+    pub collector: Collector,
+}
+
+/// How readily a series is flagged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PresetName {
+    /// Threshold .72.
+    Sensitive,
+    /// Threshold .77.
+    #[default]
+    Balanced,
+    /// Threshold .82.
+    Quiet,
+}
+
+/// Which deviations count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectionName {
+    /// Higher and lower values.
+    #[default]
+    Both,
+    /// Higher values only.
+    Up,
+    /// Lower values only.
+    Down,
 }
 
 /// How points are scored.
@@ -42,16 +79,37 @@ pub struct Config {
 pub struct EngineConfig {
     /// Off: metrics are written without scores.
     pub enabled: bool,
-    /// Values kept per feature of a series, 4 bytes each.
+    /// `sensitive`, `balanced` or `quiet`: the threshold that scores are held against.
+    pub preset: PresetName,
+    /// A threshold of your own, between 0.5 and 1, instead of the preset's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Points kept per feature of a series, 32 bytes each over the four features.
     pub sample_size: usize,
-    /// Points before the scores of a series count; until then they are 0.
+    /// How many points back a series remembers.
+    pub recency_points: u32,
+    /// Points before a series is judged by itself; until then its score is 0, or its family's word.
     pub warmup_points: u32,
-    /// Scores from here on are anomalies: .73 sensitive, .78 balanced, .84 quiet.
-    pub threshold: f64,
-    /// The least distance from the median, as a share of the median, that can be an anomaly.
+    /// The share of a series' own scores that may be over its threshold.
+    pub contamination: f64,
+    /// The chance that a score which is flagged belongs to the tail of the series' own scores.
+    pub risk: f64,
+    /// The least deviation that can be an anomaly, as a share of the series' median.
     pub min_relative_deviation: f64,
-    /// A full sample takes every n-th point on average.
-    pub replace_every: u32,
+    /// `both`, `up` or `down`: which deviations can be anomalies.
+    pub direction: DirectionName,
+    /// After an alarm only a score higher than its peak opens another episode for so many points,
+    pub refractory_points: u32,
+    /// and for so long.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "mirador_service::duration::GoDuration")]
+    pub refractory: Duration,
+    /// Seconds that local time is ahead of UTC: days of the time-of-day profile begin at local midnight.
+    pub day_offset_seconds: i32,
+    /// Tells of series from which nothing comes any more.
+    pub silent_series: bool,
+    /// Watches the share of failed calls of each operation and edge, from their call counters.
+    pub error_ratio: bool,
     /// Two processes with one seed and one input give the same scores.
     pub seed: u64,
 }
@@ -63,6 +121,12 @@ pub struct SeriesConfig {
     /// Series (histograms count as one) with state in this process. Points of further ones are written
     /// without a score; deltas of further ones are dropped and counted.
     pub max_series: usize,
+    /// Series of one metric with state; further gauges are held against what the metric's other series show.
+    pub max_per_metric: usize,
+    /// Series of one resource with state.
+    pub max_per_resource: usize,
+    /// Metrics per shard whose series are pooled, so that a new series has something to start from.
+    pub max_families: usize,
     /// A series that is not seen for so long loses its state, and its score series ends.
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "mirador_service::duration::GoDuration")]
@@ -98,6 +162,8 @@ impl Default for Config {
             queue_wait: Duration::from_secs(2),
             writer: WriterConfig::default(),
             normalise: normalise::Config::default(),
+            output: OutputMode::default(),
+            collector: Collector::default(),
         }
     }
 }
@@ -107,11 +173,20 @@ impl Default for EngineConfig {
         let settings = Settings::default();
         Self {
             enabled: true,
-            sample_size: settings.sample_size,
+            preset: PresetName::default(),
+            threshold: None,
+            sample_size: settings.kept,
+            recency_points: settings.recency,
             warmup_points: settings.warmup_points,
-            threshold: settings.threshold,
+            contamination: settings.contamination,
+            risk: settings.risk,
             min_relative_deviation: settings.min_relative_deviation,
-            replace_every: settings.replace_every,
+            direction: DirectionName::default(),
+            refractory_points: settings.refractory_points,
+            refractory: Duration::from_nanos(settings.refractory_nanos),
+            day_offset_seconds: 0,
+            silent_series: true,
+            error_ratio: true,
             seed: 0,
         }
     }
@@ -119,7 +194,13 @@ impl Default for EngineConfig {
 
 impl Default for SeriesConfig {
     fn default() -> Self {
-        Self { max_series: 1_000_000, ttl: Duration::from_hours(1) }
+        Self {
+            max_series: 1_000_000,
+            max_per_metric: 50_000,
+            max_per_resource: 5_000,
+            max_families: 4_096,
+            ttl: Duration::from_hours(1),
+        }
     }
 }
 
@@ -130,40 +211,81 @@ impl Default for WriterConfig {
 }
 
 impl EngineConfig {
-    /// The scorer's settings.
+    /// The detectors' settings.
     pub fn settings(&self) -> Settings {
+        let preset = match self.preset {
+            PresetName::Sensitive => Preset::Sensitive,
+            PresetName::Balanced => Preset::Balanced,
+            PresetName::Quiet => Preset::Quiet,
+        };
+        let direction = match self.direction {
+            DirectionName::Both => Direction::Both,
+            DirectionName::Up => Direction::Up,
+            DirectionName::Down => Direction::Down,
+        };
         Settings {
-            sample_size: self.sample_size,
+            kept: self.sample_size,
+            recency: self.recency_points,
             warmup_points: self.warmup_points,
-            threshold: self.threshold,
+            floor: self.threshold.unwrap_or(preset.floor()),
+            contamination: self.contamination,
+            risk: self.risk,
             min_relative_deviation: self.min_relative_deviation,
-            replace_every: self.replace_every,
+            direction,
+            refractory_points: self.refractory_points,
+            refractory_nanos: u64::try_from(self.refractory.as_nanos()).unwrap_or(u64::MAX),
+            day_offset_seconds: self.day_offset_seconds,
+            ..Settings::default()
         }
+    }
+
+    /// What cannot work, by key.
+    fn problems(&self) -> Vec<String> {
+        let share = |key: &str, value: f64| {
+            let wrong = !(value > 0.0 && value <= 1.0);
+            (wrong, format!("engine.{key} is {value}; it must be above 0 and at most 1"))
+        };
+        let threshold = self.threshold.unwrap_or(0.77);
+        let checks = [
+            (
+                !(16..=512).contains(&self.sample_size),
+                format!("engine.sample_size is {}; it must be between 16 and 512", self.sample_size),
+            ),
+            (
+                !(256..=1_000_000).contains(&self.recency_points),
+                format!("engine.recency_points is {}; it must be between 256 and 1000000", self.recency_points),
+            ),
+            (
+                !(16..=100_000).contains(&self.warmup_points),
+                format!("engine.warmup_points is {}; it must be between 16 and 100000", self.warmup_points),
+            ),
+            (
+                !(0.5..=1.0).contains(&threshold),
+                format!("engine.threshold is {threshold}; it must be between 0.5 and 1"),
+            ),
+            share("contamination", self.contamination),
+            share("risk", self.risk),
+            (
+                !(0.0..=1e6).contains(&self.min_relative_deviation),
+                format!("engine.min_relative_deviation is {}; it must be 0 or more", self.min_relative_deviation),
+            ),
+            (
+                !(-86_400..=86_400).contains(&self.day_offset_seconds),
+                format!("engine.day_offset_seconds is {}; it must be within a day", self.day_offset_seconds),
+            ),
+        ];
+        checks.into_iter().filter_map(|(wrong, text)| wrong.then_some(text)).collect()
     }
 }
 
 impl Config {
     /// What is wrong with the values, one line per key.
     pub fn problems(&self) -> Vec<String> {
-        let engine = &self.engine;
+        let limits = &self.series;
         let checks = [
-            (
-                !(16..=1024).contains(&engine.sample_size),
-                format!("engine.sample_size is {}; it must be between 16 and 1024", engine.sample_size),
-            ),
-            (
-                engine.warmup_points < 2,
-                format!("engine.warmup_points is {}; it must be at least 2", engine.warmup_points),
-            ),
-            (
-                !(0.5..=1.0).contains(&engine.threshold),
-                format!("engine.threshold is {}; it must be between 0.5 and 1", engine.threshold),
-            ),
-            (
-                !(0.0..=1e6).contains(&engine.min_relative_deviation),
-                format!("engine.min_relative_deviation is {}; it must be 0 or more", engine.min_relative_deviation),
-            ),
             (self.series.max_series == 0, "series.max_series is 0; it must be at least 1".to_owned()),
+            (limits.max_per_metric == 0, "series.max_per_metric is 0; it must be at least 1".to_owned()),
+            (limits.max_per_resource == 0, "series.max_per_resource is 0; it must be at least 1".to_owned()),
             (self.writer.max_samples == 0, "writer.max_samples is 0; it must be at least 1".to_owned()),
             (self.writer.max_bytes == 0, "writer.max_bytes is 0; it must be at least 1".to_owned()),
             (self.writer.concurrency == 0, "writer.concurrency is 0; it must be at least 1".to_owned()),
@@ -183,7 +305,17 @@ impl Config {
                 ),
             ),
         ];
-        checks.into_iter().filter_map(|(wrong, text)| wrong.then_some(text)).collect()
+        let mut problems = self.scoring().problems();
+        problems.extend(checks.into_iter().filter_map(|(wrong, text)| wrong.then_some(text)));
+        problems.extend(self.collector.problems());
+        problems
+    }
+
+    /// How points are scored, with what the Collector's keys say.
+    pub fn scoring(&self) -> EngineConfig {
+        let mut engine = self.engine.clone();
+        self.collector.apply(&mut engine);
+        engine
     }
 
     /// Shards to start.

@@ -8,8 +8,12 @@ use std::sync::Arc;
 use mirador_otlp::Request;
 
 use super::Config;
-use super::engine::Settings;
-use super::table::Table;
+use super::detector::Settings;
+use super::episodes::Event;
+use super::ratios::Ratios;
+use super::resources::Resources;
+use super::state;
+use super::table::{Limits, Table};
 use crate::normalise::Output;
 use crate::normalise::resource::Identities;
 use crate::normalise::tally::Tally;
@@ -30,7 +34,14 @@ pub struct Outcome {
     pub anomalies: u64,
     /// Points written without a score, or with the 0 of a series that warms up.
     pub unscored: [u64; Unscored::ALL.len()],
+    /// Points of series that got no state, by the limit that was in the way.
+    pub overflow: [u64; OVERFLOW.len()],
+    /// Episodes that began, rose or ended.
+    pub events: Vec<Event>,
 }
+
+/// The limits on series with state, in the order of the counts: in all, per metric, per resource.
+pub const OVERFLOW: [&str; 3] = ["series", "metric", "resource"];
 
 /// Why a point has no score that says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,16 +81,44 @@ pub struct Shard {
     settings: Settings,
     hold_nanos: u64,
     table: Table,
+    ratios: Ratios,
+    resources: Resources,
     identities: Identities,
 }
 
 impl Shard {
     /// `share` of the configured series, as many shards hold them together.
     pub fn new(config: Arc<Config>, shards: usize) -> Self {
-        let settings = config.engine.settings();
+        let settings = config.scoring().settings();
         let hold_nanos = u64::try_from(config.flag_hold.as_nanos()).unwrap_or(u64::MAX);
-        let table = Table::new(config.series.max_series.div_ceil(shards.max(1)), config.engine.seed);
-        Self { config, settings, hold_nanos, table, identities: Identities::default() }
+        let series = &config.series;
+        let limits = Limits {
+            series: series.max_series.div_ceil(shards.max(1)),
+            per_metric: series.max_per_metric.div_ceil(shards.max(1)),
+            per_resource: series.max_per_resource,
+        };
+        let table = Table::new(limits, series.max_families, config.engine.seed);
+        let resources = Resources::new(limits.series, settings.floor, config.engine.seed);
+        Self {
+            config,
+            settings,
+            hold_nanos,
+            table,
+            ratios: Ratios::default(),
+            resources,
+            identities: Identities::default(),
+        }
+    }
+
+    /// The state of all series for a snapshot of one of so many shards, and how many series it has no room for.
+    pub(super) fn snapshot(&self, shards: usize, now_unix_nano: u64) -> (Vec<u8>, u64) {
+        let ttl = u64::try_from(self.config.series.ttl.as_nanos()).unwrap_or(u64::MAX);
+        state::encode(&self.table, &self.ratios, shards, now_unix_nano.saturating_sub(ttl))
+    }
+
+    /// Takes what a snapshot held.
+    pub(super) fn restore(&mut self, restored: state::Restored) {
+        self.ratios = self.table.restore(restored);
     }
 
     /// Series in the table.
@@ -89,7 +128,7 @@ impl Shard {
 
     /// Bytes of scoring state: samples, features and the labels of the score series.
     pub fn scoring_bytes(&self) -> usize {
-        self.table.scoring_bytes()
+        self.table.scoring_bytes() + self.ratios.bytes()
     }
 
     /// Reads the picked resources of a request, or all of them.
@@ -116,15 +155,27 @@ impl Shard {
             }
             self.target_info(&entry.resource(), latest, &mut outcome);
         }
+        outcome.anomalies += self.ratios.judge(&self.settings, &mut outcome.out, &mut outcome.events);
         outcome
     }
 
-    /// Removes what has not been seen for long; what is left to write is returned.
-    pub fn expire(&mut self, now_unix_nano: u64) -> Output {
+    /// Scores the resources that have said something since the last time.
+    pub fn score_resources(&mut self) -> Output {
         let mut out = Output::default();
-        let ttl = u32::try_from(self.config.series.ttl.as_secs()).unwrap_or(u32::MAX);
-        self.table.expire(now_unix_nano, ttl.max(1), &mut out);
+        self.resources.tick(&mut out);
         out
+    }
+
+    /// Removes what has not been seen for long and notes who fell silent; what is left to write is returned.
+    pub fn expire(&mut self, now_unix_nano: u64) -> (Output, Vec<Event>) {
+        let (mut out, mut events) = (Output::default(), Vec::new());
+        let ttl = u32::try_from(self.config.series.ttl.as_secs()).unwrap_or(u32::MAX);
+        if self.config.engine.enabled && self.config.engine.silent_series {
+            self.table.silence(&self.settings, now_unix_nano, &mut events);
+        }
+        self.table.expire(now_unix_nano, ttl.max(1), &mut out, &mut events);
+        self.ratios.expire(now_unix_nano.saturating_sub(u64::from(ttl) * 1_000_000_000));
+        (out, events)
     }
 
     fn target_info(&mut self, resource: &mirador_otlp::resource::Resource<'_>, latest: u64, outcome: &mut Outcome) {

@@ -5,7 +5,7 @@
 
 use mirador_service::metrics::{Counter, Gauge, Labels, Registry};
 
-use super::pass::{Outcome, Unscored};
+use super::pass::{OVERFLOW, Outcome, Unscored};
 use crate::normalise::tally::Loss;
 
 /// Handles, looked up once.
@@ -15,6 +15,15 @@ pub(super) struct Telemetry {
     scored: Counter,
     anomalies: Counter,
     unscored: Vec<Counter>,
+    overflow: Vec<Counter>,
+    /// Episodes and other events, as they were noted.
+    pub(super) events: Counter,
+    /// Events that the store of logs did not get.
+    pub(super) events_dropped: Counter,
+    /// Snapshots by outcome: written, failed.
+    pub(super) snapshots: Vec<Counter>,
+    /// Series whose state was restored at the start.
+    pub(super) restored: Counter,
     dropped: Vec<Counter>,
     truncated: Counter,
     conflicts: Counter,
@@ -64,6 +73,25 @@ impl Telemetry {
                 "reason",
                 &mut Unscored::ALL.into_iter().map(Unscored::as_str),
             ),
+            overflow: family(
+                "mirador_isolationforest_overflow",
+                "Datapoints of series without state, by the limit in the way: series, metric or resource",
+                "limit",
+                &mut OVERFLOW.into_iter(),
+            ),
+            events: registry.counter("mirador_isolationforest_events", "Episodes opened, risen and closed, silences"),
+            events_dropped: registry.counter(
+                "mirador_isolationforest_events_dropped",
+                "Events that the store of logs did not get, because it was down or the queue before it full",
+            ),
+            snapshots: family(
+                "mirador_isolationforest_snapshots",
+                "Snapshots of the scoring state",
+                "outcome",
+                &mut ["written", "failed"].into_iter(),
+            ),
+            restored: registry
+                .counter("mirador_isolationforest_restored_series", "Series whose state was read at the start"),
             dropped: family(
                 "mirador_normalise_dropped",
                 "Datapoints that are not written",
@@ -99,6 +127,10 @@ impl Telemetry {
         for (counter, count) in self.unscored.iter().zip(outcome.unscored) {
             counter.inc_by(count);
         }
+        for (counter, count) in self.overflow.iter().zip(outcome.overflow) {
+            counter.inc_by(count);
+        }
+        self.events.inc_by(outcome.events.len() as u64);
         for (counter, loss) in self.dropped.iter().zip(Loss::ALL) {
             counter.inc_by(outcome.tally.lost(loss));
         }

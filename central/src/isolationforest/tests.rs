@@ -32,6 +32,10 @@ impl MetricStore for Memory {
     }
 }
 
+fn parts<'a>(store: &Arc<Memory>, registry: &'a Registry, health: &'a Health) -> Parts<'a> {
+    Parts { store: Arc::clone(store) as _, logs: None, state: None, registry, health }
+}
+
 fn requests(count: u64) -> Vec<Request> {
     let start = now_unix_nano() - count * SECOND;
     (0..count)
@@ -50,8 +54,7 @@ fn requests(count: u64) -> Vec<Request> {
 async fn every_point_is_stored_with_a_score_whatever_its_shard() {
     let store = Arc::new(Memory::default());
     let (registry, health) = (Registry::new(), Health::new());
-    let (role, tasks) =
-        Role::start(Config { shards: 3, ..Config::default() }, Arc::clone(&store) as _, &registry, &health);
+    let (role, tasks) = Role::start(Config { shards: 3, ..Config::default() }, parts(&store, &registry, &health));
     let mut clients = JoinSet::new();
     for request in requests(100) {
         let role = role.clone();
@@ -74,7 +77,8 @@ async fn a_store_that_is_down_is_told_to_the_client_and_the_retry_changes_no_num
     let store = Arc::new(Memory::default());
     let after = Some(Duration::from_secs(3));
     store.fail.lock().unwrap().push(ExportError::Retry { after, reason: "down".to_owned() });
-    let (role, tasks) = Role::start(Config::default(), Arc::clone(&store) as _, &Registry::new(), &Health::new());
+    let (registry, health) = (Registry::new(), Health::new());
+    let (role, tasks) = Role::start(Config::default(), parts(&store, &registry, &health));
     let request = requests(1).remove(0);
     let refusal = role.take(request.clone()).await.unwrap_err();
     assert_eq!((refusal.code, refusal.retry_after), (tonic::Code::Unavailable, after));
@@ -87,7 +91,8 @@ async fn a_store_that_is_down_is_told_to_the_client_and_the_retry_changes_no_num
 #[tokio::test]
 async fn unusable_points_are_a_partial_success() {
     let store = Arc::new(Memory::default());
-    let (role, tasks) = Role::start(Config::default(), Arc::clone(&store) as _, &Registry::new(), &Health::new());
+    let (registry, health) = (Registry::new(), Health::new());
+    let (role, tasks) = Role::start(Config::default(), parts(&store, &registry, &health));
     let points = vec![number(0, 1.0, &[]), number(now_unix_nano(), 1.0, &[])];
     let accepted = role.take(request(vec![(Vec::new(), vec![metric("g", "", gauge(points))])])).await.unwrap();
     assert_eq!(accepted.rejected_items, 1);
@@ -109,4 +114,88 @@ fn the_default_configuration_has_no_problems_and_a_wrong_one_names_its_keys() {
     for key in ["engine.sample_size", "series.max_series", "normalise.limits.max_labels"] {
         assert!(problems.contains(key), "{problems}");
     }
+}
+
+#[derive(Default)]
+struct Records(Mutex<Vec<String>>);
+
+impl LogStore for Records {
+    fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
+        Box::pin(async move {
+            let mut records = self.0.lock().unwrap();
+            for resource in request.resource_logs() {
+                for scope in resource.scopes() {
+                    records.extend(scope.log_records().map(|record| {
+                        assert_eq!(record.event_name(), episodes::EVENT_NAME);
+                        let service = resource.resource().service_name().unwrap_or_default().to_owned();
+                        format!("{service}: {}", record.body().to_text())
+                    }));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// One gauge of one service: 400 ordinary points, three odd ones, 40 ordinary ones.
+fn fault() -> Vec<Request> {
+    let start = now_unix_nano() - 500 * SECOND;
+    let value = |step: u64| if (400..403).contains(&step) { 900.0 } else { 100.0 + (step % 7) as f64 };
+    (0..443)
+        .map(|step| {
+            let point = number(start + step * SECOND, value(step), &[]);
+            request(vec![(attributes(&[("service.name", "cart")]), vec![metric("load", "", gauge(vec![point]))])])
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn an_episode_is_told_with_its_reason_and_survives_a_restart() {
+    let (registry, health, records) = (Registry::new(), Health::new(), Arc::new(Records::default()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("isolationforest.state");
+    let config = Config { shards: 1, ..Config::default() };
+    let requests = fault();
+    // The process ends amid the episode.
+    for part in [&requests[..402], &requests[402..]] {
+        let store = Arc::new(Memory::default());
+        let logs = Some(Arc::clone(&records) as _);
+        let parts = Parts { logs, state: Some(file.clone()), ..parts(&store, &registry, &health) };
+        let (role, tasks) = Role::start(config.clone(), parts);
+        for request in part {
+            role.take(request.clone()).await.unwrap();
+        }
+        drop(role);
+        tasks.ended().await.unwrap();
+    }
+    let told = records.0.lock().unwrap();
+    assert!(told[0].starts_with("cart: load opened: value: value too high: 900 where "), "{told:?}");
+    assert!(told.last().unwrap().starts_with("cart: load closed: back to usual after "), "{told:?}");
+    assert_eq!(told.iter().filter(|record| record.contains(" opened:")).count(), 1, "{told:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_refused_and_the_role_starts_cold() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("isolationforest.state");
+    std::fs::write(state::path(&file, 0), b"not a snapshot").unwrap();
+    let (registry, health, store) = (Registry::new(), Health::new(), Arc::new(Memory::default()));
+    let parts = Parts { state: Some(file.clone()), ..parts(&store, &registry, &health) };
+    let (role, tasks) = Role::start(Config { shards: 1, ..Config::default() }, parts);
+    role.take(requests(1).remove(0)).await.unwrap();
+    drop(role);
+    tasks.ended().await.unwrap();
+    assert_eq!(store.samples.lock().unwrap()["load"], 8);
+    assert_eq!(state::read(&file, 0, 1).watches.len(), 8, "the next snapshot is sound");
+}
+
+#[test]
+fn keys_of_the_predecessor_are_taken_over_or_named() {
+    let text = r#"{"collector": {"contamination_rate": 0.01, "threshold": 0.8, "min_samples": 200, "forest_size": 100,
+        "features": {"metrics": ["value"]}}}"#;
+    let config: Config = serde_json::from_str(text).unwrap();
+    let engine = config.scoring();
+    assert_eq!((engine.contamination, engine.threshold, engine.warmup_points), (0.01, Some(0.8), 200));
+    assert_eq!(config.collector.inert(), ["forest_size", "features"]);
+    assert_eq!(config.problems(), Vec::<String>::new());
 }

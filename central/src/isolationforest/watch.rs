@@ -1,129 +1,306 @@
-//! The scoring state of one series: which feature is scored, what came before, what was said last.
+//! The scoring state of one series: which virtual series it has, what came before, what was said last.
 //!
-//! Gauges are scored on their value, monotonic sums on their rate, histograms and summaries on their rate of
-//! observations and on the mean of the new ones; the odder feature is the point's score.
+//! A gauge is scored on its value, a monotonic sum on its rate. A histogram, of either kind, is five virtual series:
+//! observations per second, mean, and three quantiles of what came new; a summary is the first two. The point's
+//! score is the highest among them and the reason names it.
 //!
-//! Invariant: a point that is not later than the latest one moves nothing; the latest point again gets the
-//! score that it got before. Never: builds labels for a point, reads a clock.
+//! Invariant: a point that is not later than the latest one moves nothing; the latest point again gets the score that
+//! it got before. Never: builds labels for a point, reads a clock.
 
-use super::engine::{Score, Scorer, Settings, SplitMix};
+mod codec;
+mod distribution;
+
+use super::detector::{Detector, EpisodeChange, EpisodeKind, Prior, Reason, Settings, Shape, Status, Verdict};
 use crate::normalise::stream::Reading;
+pub(super) use distribution::Distribution;
 
 const NANOS: f64 = 1e9;
+/// A rate that differs from the usual one by less than so many standard deviations of a count is no anomaly.
+const COUNT_NOISE: f64 = 3.0;
+
+/// What is scored of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Virtual {
+    Value,
+    Rate,
+    Mean,
+    P50,
+    P95,
+    P99,
+    ErrorRatio,
+}
+
+impl Virtual {
+    /// The value of the attribute `virtual` and the word in a reason.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Value => "value",
+            Self::Rate => "rate",
+            Self::Mean => "mean",
+            Self::P50 => "p50",
+            Self::P95 => "p95",
+            Self::P99 => "p99",
+            Self::ErrorRatio => "error ratio",
+        }
+    }
+
+    fn shape(self) -> Shape {
+        match self {
+            Self::Value => Shape::Level,
+            Self::Rate => Shape::Rate,
+            Self::ErrorRatio => Shape::Ratio,
+            Self::Mean | Self::P50 | Self::P95 | Self::P99 => Shape::Observed,
+        }
+    }
+}
+
+/// How series are judged, and the families of this one's virtual series.
+#[derive(Debug)]
+pub(super) struct Rules<'a> {
+    pub(super) settings: &'a Settings,
+    /// The family of each virtual series, in the order of [`Virtual`]; empty when there is none.
+    pub(super) priors: &'a mut [Prior],
+}
+
+/// What one point got.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Judged {
+    /// The highest score among the virtual series; 0 while all of them warm up.
+    pub(super) score: f64,
+    pub(super) is_anomaly: bool,
+    pub(super) warming: bool,
+    /// The virtual series behind the score.
+    pub(super) top: Virtual,
+    pub(super) reason: Option<Reason>,
+    /// Signed surprise of each virtual series that was judged, in the order of [`Virtual`]; NaN for the others.
+    pub(super) surprises: [f32; 7],
+    /// What a counter grew by; 0 where it is none.
+    pub(super) grown: f64,
+}
+
+impl Judged {
+    const WARMING: Self = Self {
+        score: 0.0,
+        is_anomaly: false,
+        warming: true,
+        top: Virtual::Value,
+        reason: None,
+        surprises: [f32::NAN; 7],
+        grown: 0.0,
+    };
+
+    fn add(&mut self, which: Virtual, verdict: &Verdict) {
+        let Some(score) = verdict.score else { return };
+        self.surprises[which as usize] = verdict.surprise as f32;
+        // An anomaly explains the point better than a higher score that no gate let through.
+        let better = (verdict.is_anomaly, score) > (self.is_anomaly, if self.warming { -1.0 } else { self.score });
+        if better {
+            (self.top, self.reason) = (which, verdict.reason);
+        }
+        self.score = self.score.max(score);
+        self.is_anomaly |= verdict.is_anomaly;
+        self.warming = false;
+    }
+}
+
+/// An episode of a virtual series began, rose or ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Change {
+    pub(super) which: Virtual,
+    pub(super) episode: EpisodeChange,
+    pub(super) reason: Option<Reason>,
+}
 
 /// A cumulative point that the next one is compared with.
-#[derive(Debug, Clone, Copy)]
-struct Before {
-    time: u64,
-    start: u64,
-    count: f64,
-    sum: Option<f64>,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Before {
+    pub(crate) time: u64,
+    pub(crate) start: u64,
+    pub(crate) count: f64,
+    pub(crate) sum: Option<f64>,
 }
 
 /// What is scored.
-#[derive(Debug, Clone, Default)]
-enum Features {
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) enum Features {
     #[default]
     None,
-    Level(Scorer),
-    Rate(Scorer, Before),
-    Distribution(Box<(Scorer, Scorer)>, Before),
+    Level(Box<Detector>),
+    Rate(Box<Detector>, Before),
+    Distribution(Box<Distribution>),
 }
 
 /// The scoring state of one series.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Watch {
-    features: Features,
-    random: SplitMix,
-    last_time: u64,
-    last: Score,
+    pub(super) features: Features,
+    pub(super) seed: u64,
+    pub(super) last_time: u64,
+    pub(super) last: Judged,
+    /// The virtual series whose episode speaks for the series.
+    pub(super) speaker: Option<Virtual>,
 }
 
 impl Watch {
-    /// Has seen nothing; the seed decides which points the samples keep.
+    /// Has seen nothing; the seed spreads the upkeep of many series.
     pub(super) fn new(seed: u64) -> Self {
-        Self { features: Features::None, random: SplitMix::new(seed), last_time: 0, last: Score::WARMING }
+        Self { features: Features::None, seed, last_time: 0, last: Judged::WARMING, speaker: None }
     }
 
-    /// Scores a point; `None` when its value is not finite.
-    pub(super) fn judge(&mut self, settings: &Settings, time: u64, reading: Reading) -> Option<Score> {
+    /// Scores a point; `None` when its value is not finite. `buckets` are those of a distribution, not added up.
+    pub(super) fn judge(
+        &mut self,
+        rules: &mut Rules<'_>,
+        time: u64,
+        reading: Reading,
+        buckets: &[(f64, u64)],
+        changes: &mut Vec<Change>,
+    ) -> Option<Judged> {
         if !finite(&reading) {
             return None;
         }
         if time == self.last_time {
             return Some(self.last);
         }
-        let score = match reading {
-            Reading::Level(value) => self.level(settings, time, value),
+        let had = changes.len();
+        let judged = match reading {
+            Reading::Level(value) => self.level(rules, time, value, changes),
             Reading::Total { value, start } => {
-                self.counted(settings, Before { time, start, count: value, sum: None }, false)
+                self.rate(rules, Before { time, start, count: value, sum: None }, changes)
             }
             Reading::Distribution { count, sum, start } => {
-                self.counted(settings, Before { time, start, count, sum }, true)
+                let now = Before { time, start, count, sum };
+                if !matches!(self.features, Features::Distribution(_)) {
+                    self.features = Features::Distribution(Box::new(Distribution::new(rules.settings, self.seed, now)));
+                }
+                let Features::Distribution(distribution) = &mut self.features else { return None };
+                distribution.judge(rules, now, buckets, changes)
             }
         };
+        self.speak(changes, had);
         if time > self.last_time {
-            (self.last_time, self.last) = (time, score);
+            (self.last_time, self.last) = (time, Judged { reason: None, grown: 0.0, ..judged });
         }
-        Some(score)
+        Some(judged)
     }
 
-    /// The series has ended for now: what comes next starts a new stretch.
-    pub(super) fn interrupt(&mut self) {
-        if let Features::Rate(_, before) | Features::Distribution(_, before) = &mut self.features {
-            // No later point can be compared with it.
-            before.count = f64::INFINITY;
+    /// The series has ended for now: what comes next starts a new stretch, open episodes end.
+    pub(super) fn interrupt(&mut self, time: u64, changes: &mut Vec<Change>) {
+        let had = changes.len();
+        let mut end = |which, detector: &mut Detector| {
+            if let Some(change) = detector.end(time) {
+                changes.push(Change { which, episode: change, reason: None });
+            }
+        };
+        match &mut self.features {
+            Features::None => {}
+            Features::Level(detector) => end(Virtual::Value, detector),
+            Features::Rate(detector, before) => {
+                // No later point can be compared with it.
+                before.count = f64::INFINITY;
+                end(Virtual::Rate, detector);
+            }
+            Features::Distribution(distribution) => distribution.interrupt(&mut end),
         }
+        self.speak(changes, had);
+    }
+
+    /// Usual seconds between points; 0 while warming.
+    pub(super) fn interval_seconds(&self, settings: &Settings) -> f64 {
+        let detector = match &self.features {
+            Features::None => return 0.0,
+            Features::Level(detector) | Features::Rate(detector, _) => detector,
+            Features::Distribution(distribution) => distribution.first(),
+        };
+        if detector.seen() < settings.warmup_points { 0.0 } else { detector.interval_seconds() }
     }
 
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         match &self.features {
             Features::None => 0,
-            Features::Level(scorer) | Features::Rate(scorer, _) => scorer.heap_bytes(),
-            Features::Distribution(pair, _) => {
-                size_of::<(Scorer, Scorer)>() + pair.0.heap_bytes() + pair.1.heap_bytes()
-            }
+            Features::Level(detector) | Features::Rate(detector, _) => size_of::<Detector>() + detector.heap_bytes(),
+            Features::Distribution(distribution) => distribution.bytes(),
         }
     }
 
-    fn level(&mut self, settings: &Settings, time: u64, value: f64) -> Score {
-        if !matches!(self.features, Features::Level(_)) {
-            self.features = Features::Level(Scorer::new());
-        }
-        let Features::Level(scorer) = &mut self.features else { return Score::WARMING };
-        scorer.score(settings, value, time, &mut self.random)
-    }
-
-    fn counted(&mut self, settings: &Settings, now: Before, distribution: bool) -> Score {
-        match (&mut self.features, distribution) {
-            (Features::Rate(scorer, before), false) => {
-                let Some((rate, _)) = growth(before, &now) else {
-                    keep_later(before, now);
-                    return Score::WARMING;
-                };
-                keep_later(before, now);
-                scorer.score(settings, rate, now.time, &mut self.random)
-            }
-            (Features::Distribution(pair, before), true) => {
-                let grown = growth(before, &now);
-                keep_later(before, now);
-                let Some((rate, mean)) = grown else { return Score::WARMING };
-                let score = pair.0.score(settings, rate, now.time, &mut self.random);
-                match mean {
-                    Some(mean) => score.worst(pair.1.score(settings, mean, now.time, &mut self.random)),
-                    None => score,
+    /// One episode speaks for the series: that of the virtual series which opened first.
+    fn speak(&mut self, changes: &mut Vec<Change>, had: usize) {
+        let mut kept = had;
+        for index in had..changes.len() {
+            let change = changes[index];
+            let said = match (self.speaker, change.episode.kind) {
+                (None, EpisodeKind::Opened) => {
+                    self.speaker = Some(change.which);
+                    true
                 }
-            }
-            (features, _) => {
-                *features = if distribution {
-                    Features::Distribution(Box::default(), now)
-                } else {
-                    Features::Rate(Scorer::new(), now)
-                };
-                Score::WARMING
+                (Some(speaker), EpisodeKind::Peak) => speaker == change.which,
+                (Some(speaker), EpisodeKind::Closed) if speaker == change.which => {
+                    self.speaker = None;
+                    true
+                }
+                _ => false,
+            };
+            if said {
+                changes[kept] = change;
+                kept += 1;
             }
         }
+        changes.truncate(kept);
+    }
+
+    fn level(&mut self, rules: &mut Rules<'_>, time: u64, value: f64, changes: &mut Vec<Change>) -> Judged {
+        if !matches!(self.features, Features::Level(_)) {
+            self.features = Features::Level(Box::new(Detector::new(rules.settings, Virtual::Value.shape(), self.seed)));
+        }
+        let Features::Level(detector) = &mut self.features else { return Judged::WARMING };
+        let mut judged = Judged::WARMING;
+        observe(rules, Virtual::Value, detector, (time, value, 0.0), &mut judged, changes);
+        judged
+    }
+
+    fn rate(&mut self, rules: &mut Rules<'_>, now: Before, changes: &mut Vec<Change>) -> Judged {
+        let mut judged = Judged::WARMING;
+        let Features::Rate(detector, before) = &mut self.features else {
+            self.features =
+                Features::Rate(Box::new(Detector::new(rules.settings, Virtual::Rate.shape(), self.seed)), now);
+            return judged;
+        };
+        let is_later = now.time > before.time;
+        let grown = growth(before, &now);
+        keep_later(before, now);
+        if let Some(grown) = grown {
+            judged.grown = if is_later { grown.count } else { 0.0 };
+            let noise = grown.noise(detector.median());
+            observe(rules, Virtual::Rate, detector, (now.time, grown.rate, noise), &mut judged, changes);
+        }
+        judged
+    }
+}
+
+/// Judges one value of one virtual series, teaches its family, notes what happened.
+pub(super) fn observe(
+    rules: &mut Rules<'_>,
+    which: Virtual,
+    detector: &mut Detector,
+    (time, value, noise): (u64, f64, f64),
+    judged: &mut Judged,
+    changes: &mut Vec<Change>,
+) {
+    /// Every so many points teach the family.
+    const TEACH: u32 = 16;
+    let prior = rules.priors.get_mut(which as usize);
+    let verdict = detector.observe_noisy(rules.settings, prior.as_deref(), time, value, noise);
+    judged.add(which, &verdict);
+    if let Some(change) = verdict.episode {
+        changes.push(Change { which, episode: change, reason: verdict.reason });
+    }
+    if let Some(prior) = prior
+        && verdict.status != Status::Late
+        && detector.seen().is_multiple_of(TEACH)
+        && !verdict.is_anomaly
+    {
+        prior.learn(rules.settings, value, detector.standard(rules.settings, value));
     }
 }
 
@@ -134,15 +311,30 @@ fn finite(reading: &Reading) -> bool {
     }
 }
 
-fn keep_later(before: &mut Before, now: Before) {
+pub(crate) fn keep_later(before: &mut Before, now: Before) {
     if now.time > before.time {
         *before = now;
     }
 }
 
-/// Growth per second and the mean of what was added between two points, in either order of arrival; nothing
-/// across a reset.
-fn growth(before: &Before, now: &Before) -> Option<(f64, Option<f64>)> {
+/// What came new between two cumulative points.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growth {
+    pub(crate) count: f64,
+    pub(crate) seconds: f64,
+    pub(crate) rate: f64,
+    pub(crate) mean: Option<f64>,
+}
+
+impl Growth {
+    /// How far a rate of counts scatters by itself around the usual one.
+    pub(crate) fn noise(&self, usual: f64) -> f64 {
+        COUNT_NOISE * self.count.max(usual * self.seconds).max(0.0).sqrt() / self.seconds
+    }
+}
+
+/// Growth between two points, in either order of arrival; nothing across a reset.
+pub(crate) fn growth(before: &Before, now: &Before) -> Option<Growth> {
     let (early, late) = if now.time > before.time { (before, now) } else { (now, before) };
     let restarted = early.start != late.start && late.start >= early.time;
     let count = late.count - early.count;
@@ -151,78 +343,8 @@ fn growth(before: &Before, now: &Before) -> Option<(f64, Option<f64>)> {
     }
     let seconds = (late.time - early.time) as f64 / NANOS;
     let mean = early.sum.zip(late.sum).filter(|_| count > 0.0).map(|(early, late)| (late - early) / count);
-    Some((count / seconds, mean.filter(|mean| mean.is_finite())))
+    Some(Growth { count, seconds, rate: count / seconds, mean: mean.filter(|mean| mean.is_finite()) })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
-
-    fn run(readings: impl IntoIterator<Item = (u64, Reading)>) -> Vec<Option<Score>> {
-        let mut watch = Watch::new(9);
-        let settings = Settings::default();
-        readings.into_iter().map(|(time, reading)| watch.judge(&settings, time, reading)).collect()
-    }
-
-    fn counter(points: u64, rate: impl Fn(u64) -> f64) -> Vec<(u64, Reading)> {
-        let mut value = 0.0;
-        (1..=points)
-            .map(|step| {
-                value += rate(step) * 10.0;
-                (step * 10 * SECOND, Reading::Total { value, start: 1 })
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_counter_is_scored_on_its_rate() {
-        let steady = run(counter(300, |step| 50.0 + (step % 7) as f64));
-        assert!(steady[100..].iter().flatten().all(|score| !score.is_anomaly), "a growing counter is ordinary");
-        let burst = run(counter(300, |step| if step == 300 { 5000.0 } else { 50.0 + (step % 7) as f64 }));
-        assert!(burst[299].is_some_and(|score| score.is_anomaly));
-    }
-
-    #[test]
-    fn a_reset_is_not_scored() {
-        let mut readings = counter(200, |step| 50.0 + (step % 7) as f64);
-        readings.push((201 * 10 * SECOND, Reading::Total { value: 3.0, start: 1 }));
-        readings.push((202 * 10 * SECOND, Reading::Total { value: 1e6, start: 202 * 10 * SECOND }));
-        let scores = run(readings);
-        assert_eq!(scores[200], Some(Score::WARMING), "the value dropped");
-        assert_eq!(scores[201], Some(Score::WARMING), "the start time moved past the point before");
-    }
-
-    #[test]
-    fn a_point_sent_again_gets_the_score_it_got_and_moves_nothing() {
-        let readings = counter(200, |step| 50.0 + (step % 7) as f64);
-        let doubled: Vec<_> = readings.iter().flat_map(|reading| [*reading, *reading]).collect();
-        let (once, twice) = (run(readings), run(doubled));
-        for (score, pair) in once.iter().zip(twice.chunks(2)) {
-            assert_eq!((score, score), (&pair[0], &pair[1]));
-        }
-    }
-
-    #[test]
-    fn a_histogram_is_scored_on_the_mean_of_what_came_new() {
-        let (mut count, mut sum) = (0.0, 0.0);
-        let scores = run((1..=300_u64).map(|step| {
-            count += 100.0;
-            sum += 100.0 * if step == 300 { 9.0 } else { 0.2 + (step % 5) as f64 / 100.0 };
-            (step * SECOND, Reading::Distribution { count, sum: Some(sum), start: 1 })
-        }));
-        assert!(scores[299].is_some_and(|score| score.is_anomaly), "the calls got slower");
-        assert!(scores[298].is_some_and(|score| !score.is_anomaly));
-    }
-
-    #[test]
-    fn values_that_are_not_finite_have_no_score() {
-        let scores = run([
-            (1, Reading::Level(f64::NAN)),
-            (2, Reading::Total { value: f64::INFINITY, start: 0 }),
-            (3, Reading::Distribution { count: 1.0, sum: Some(f64::NAN), start: 0 }),
-        ]);
-        assert_eq!(scores, [None, None, None]);
-    }
-}
+mod tests;

@@ -5,15 +5,15 @@
 //! where the term of the nearest point on each side is 1. Points that equal the query are skipped and add the
 //! depth that it takes to tell them apart, `c(multiplicity + 1)`.
 //!
-//! Never: allocates, depends on the order of evaluation across machines (four fixed lanes of f32).
+//! Never: allocates, depends on the order of evaluation across machines (fixed lanes of f32).
 
 use std::sync::LazyLock;
 
 /// Sample sizes up to here have their average depth in a table.
 const TABLE: usize = 1025;
-/// Independent sums, so that the compiler can keep them in one vector register.
+/// Independent sums, so that the compiler can keep them in vector registers.
 const LANES: usize = 8;
-/// Points nearer to the query than this share of the sample's p10..p90 range count as equal to it.
+/// Points nearer to the query than this share of the sample's middle range count as equal to it.
 const TIE: f32 = 1e-3;
 
 static AVERAGE_DEPTHS: LazyLock<Vec<f64>> = LazyLock::new(|| {
@@ -50,17 +50,21 @@ pub fn expected_depth(sorted: &[f32], query: f32) -> f64 {
         depth += average_depth(right - left + 1);
     }
     if left > 0 {
-        depth += 1.0 + f64::from(gaps(&sorted[..left - 1], &sorted[1..left], &sorted[..left - 1], query));
+        depth += 1.0 + f64::from(gap_terms(&sorted[..left], query, false));
     }
     if right < sorted.len() {
-        let far = &sorted[right + 1..];
-        depth += 1.0 + f64::from(gaps(&sorted[right..sorted.len() - 1], far, far, query));
+        depth += 1.0 + f64::from(gap_terms(&sorted[right..], query, true));
     }
     depth
 }
 
-/// Sum of `|high - low| / |away - query|` over three slices of one length.
-fn gaps(low: &[f32], high: &[f32], away: &[f32], query: f32) -> f32 {
+/// Sum of `gap / distance of its farther end` over the gaps of one side, which lies above the query or below it.
+///
+/// The nearest point of the side, whose term is 1, is the caller's.
+pub fn gap_terms(side: &[f32], query: f32, above: bool) -> f32 {
+    let pairs = side.len().saturating_sub(1);
+    let (low, high) = (&side[..pairs], &side[side.len() - pairs..]);
+    let away = if above { high } else { low };
     let mut sums = [0.0_f32; LANES];
     let (low, low_rest) = low.as_chunks::<LANES>();
     let (high, high_rest) = high.as_chunks::<LANES>();

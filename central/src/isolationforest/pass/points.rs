@@ -9,11 +9,18 @@ use mirador_otlp::value::Attributes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{Outcome, Shard, Unscored};
-use crate::isolationforest::engine::Settings;
-use crate::isolationforest::table::{Entry, Fresh};
+use crate::isolationforest;
+use crate::isolationforest::compat::labelled;
+use crate::isolationforest::detector::Settings;
+use crate::isolationforest::families::Families;
+use crate::isolationforest::ratios::{Grown, Ratios, failure};
+use crate::isolationforest::resources::Resources;
+use crate::isolationforest::table::{Entry, Fresh, SCORE, Scoring};
+use crate::isolationforest::watch::Judged;
+use crate::isolationforest::{EngineConfig, OutputMode};
 use crate::normalise::labels::{Base, Builder};
 use crate::normalise::names::{Shape, metric_name, shortened_name};
-use crate::normalise::resource::attributes_key;
+use crate::normalise::resource::{attribute_key, attributes_key};
 use crate::normalise::stream::{Form, Reading, Stamp, Stream};
 use crate::normalise::tally::{Loss, Tally};
 use crate::normalise::{Config, Naming, Output, exemplars};
@@ -41,6 +48,8 @@ pub(super) struct Context<'a> {
     shape: Shape,
     form: Form,
     key: u128,
+    /// Hash of metric name, unit and type.
+    family: u128,
     owner: &'a Owner,
     scope: Option<(&'a str, &'a str)>,
     temporality: Temporality,
@@ -95,6 +104,7 @@ impl<'a> Context<'a> {
         hash.update(metric.name().as_bytes());
         hash.update(&[0xff, shape as u8, form as u8]);
         hash.update(metric.unit().as_bytes());
+        let family = hash.digest128();
         if let Some((name, version)) = scope {
             hash.update(&[0xff]);
             hash.update(name.as_bytes());
@@ -113,6 +123,7 @@ impl<'a> Context<'a> {
             shape,
             form,
             key,
+            family,
             owner,
             scope,
             temporality,
@@ -249,18 +260,22 @@ impl Shard {
         };
         let stale = head.flags & NO_RECORDED_VALUE != 0;
         let key = context.series_key(head.attributes);
-        let rules =
-            Rules { settings: &self.settings, hold_nanos: self.hold_nanos, enabled: self.config.engine.enabled };
-        if let Some(entry) = self.table.get(key, context.now) {
+        let first = outcome.out.series.len();
+        let (settings, hold_nanos) = (&self.settings, self.hold_nanos);
+        let rules = Rules { settings, hold_nanos, config: &self.config, first };
+        if let Some((entry, families)) = self.table.get(key, context.now) {
             if stale {
                 entry.stream.stale(stamp.millis(), &mut outcome.out);
-                entry.end_scores(stamp.millis(), &mut outcome.out);
+                entry.end_scores(stamp.millis(), &mut outcome.out, &mut outcome.events);
                 outcome.unscored[Unscored::Stale as usize] += 1;
                 return Ok(());
             }
             outcome.tally.conflicts += u64::from(entry.changes_hands(stamp.source));
             let reading = write(&mut entry.stream, stamp, &mut outcome.out)?;
-            rules.apply(entry, head.time, reading, outcome);
+            if let Some(judged) = rules.apply(entry, families, head.time, reading, outcome) {
+                let beside = Beside { ratios: &mut self.ratios, resources: &mut self.resources };
+                beside.tell(&self.config.engine, &self.settings, (context, head), entry, &judged);
+            }
             return Ok(());
         }
         let base = context.base(&self.config.normalise, head.attributes, &mut outcome.tally)?;
@@ -271,19 +286,44 @@ impl Shard {
             outcome.unscored[Unscored::Stale as usize] += 1;
             return Ok(());
         }
-        if !self.table.has_room() {
+        if let Err(full) = self.table.room(context.family, context.owner.key) {
             if stamp.delta {
                 return Err(Loss::DeltaOverLimit);
             }
-            write(&mut stream, stamp, &mut outcome.out)?;
-            outcome.unscored[Unscored::OverLimit as usize] += 1;
+            let reading = write(&mut stream, stamp, &mut outcome.out)?;
+            outcome.overflow[full as usize] += 1;
+            self.overflow(context, (&base, &name), head.time, reading, outcome);
             return Ok(());
         }
         let reading = write(&mut stream, stamp, &mut outcome.out)?;
-        let fresh = Fresh { stream, name: &name, base: &base, source: stamp.source };
-        let entry = self.table.insert(key, fresh, context.now);
-        rules.apply(entry, head.time, reading, outcome);
+        let (family, owner) = (context.family, context.owner.key);
+        let fresh = Fresh { stream, name: &name, base: &base, source: stamp.source, family, owner };
+        let (entry, families) = self.table.insert(key, fresh, context.now);
+        rules.apply(entry, families, head.time, reading, outcome);
         Ok(())
+    }
+
+    /// A gauge without state is held against the plain values of its family; other series cannot be.
+    fn overflow(
+        &mut self,
+        context: &Context<'_>,
+        (base, name): (&Base, &str),
+        time: u64,
+        reading: Reading,
+        outcome: &mut Outcome,
+    ) {
+        let score = match reading {
+            Reading::Level(value) if self.config.engine.enabled && value.is_finite() => {
+                self.table.families.plain(context.family, &self.settings, value)
+            }
+            _ => None,
+        };
+        let Some(score) = score else {
+            outcome.unscored[Unscored::OverLimit as usize] += 1;
+            return;
+        };
+        outcome.scored += 1;
+        outcome.out.push(&base.series(SCORE, Some(("metric", name))), (time / 1_000_000) as i64, score);
     }
 }
 
@@ -291,22 +331,70 @@ impl Shard {
 struct Rules<'a> {
     settings: &'a Settings,
     hold_nanos: u64,
-    enabled: bool,
+    config: &'a isolationforest::Config,
+    /// Samples of the point in the output begin here.
+    first: usize,
+}
+
+/// What learns from judged points beside their series.
+struct Beside<'a> {
+    ratios: &'a mut Ratios,
+    resources: &'a mut Resources,
+}
+
+impl Beside<'_> {
+    fn tell(
+        self,
+        engine: &EngineConfig,
+        settings: &Settings,
+        (context, head): (&Context<'_>, &Head<'_>),
+        entry: &Entry,
+        judged: &Judged,
+    ) {
+        let owner = context.owner;
+        self.resources.add(owner.key, &owner.labels, head.time, entry.signals(), judged);
+        if judged.grown > 0.0
+            && engine.error_ratio
+            && let Some((failed, label)) = failure(context.name, head.attributes)
+        {
+            let attributes = head.attributes.iter().filter(|entry| !matches!(entry.key, "status.code" | "failed"));
+            let key = attributes.fold(context.key, |key, entry| key.wrapping_add(attribute_key(&entry)));
+            let (time, count, score_labels) = (head.time, judged.grown, entry.score_labels());
+            self.ratios.add(settings, key, Grown { time, count, failed, label, score_labels });
+        }
+    }
 }
 
 impl Rules<'_> {
-    fn apply(&self, entry: &mut Entry, time: u64, reading: Reading, outcome: &mut Outcome) {
-        if !self.enabled {
+    fn apply(
+        &self,
+        entry: &mut Entry,
+        families: &mut Families,
+        time: u64,
+        reading: Reading,
+        outcome: &mut Outcome,
+    ) -> Option<Judged> {
+        if !self.config.engine.enabled {
             outcome.unscored[Unscored::Disabled as usize] += 1;
-            return;
+            return None;
         }
-        match entry.score(self.settings, self.hold_nanos, time, reading, &mut outcome.out) {
+        let mut scoring = Scoring { settings: self.settings, families, hold_nanos: self.hold_nanos };
+        let end = outcome.out.series.len();
+        let judged = entry.score(&mut scoring, time, reading, &mut outcome.out, &mut outcome.events);
+        match judged {
             None => outcome.unscored[Unscored::NotFinite as usize] += 1,
-            Some(score) if score.warming => outcome.unscored[Unscored::Warming as usize] += 1,
-            Some(score) => {
+            Some(judged) if judged.warming => outcome.unscored[Unscored::Warming as usize] += 1,
+            Some(judged) => {
                 outcome.scored += 1;
-                outcome.anomalies += u64::from(score.is_anomaly);
+                outcome.anomalies += u64::from(judged.is_anomaly);
+                let isolationforest::Config { output, collector, .. } = self.config;
+                if *output != OutputMode::Series {
+                    for series in &mut outcome.out.series[self.first..end] {
+                        series.labels = labelled(&series.labels, *output, collector, judged.score, judged.is_anomaly);
+                    }
+                }
             }
         }
+        judged
     }
 }

@@ -1,0 +1,150 @@
+//! From scores to episodes: opened, at a new peak, closed; one alarm where a point-wise flag would ring a hundred times.
+//!
+//! An episode opens on one score far above the threshold or on two within three points. It closes when scores have
+//! been low for some points. For a while after an alarm (the refractory time) only a score higher than that
+//! alarm's peak opens another one. Never: reads a clock, judges scores by itself.
+
+use super::settings::Settings;
+
+/// What happened to the episode of a series at one point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EpisodeChange {
+    /// What happened.
+    pub kind: EpisodeKind,
+    /// When it was opened, unix nanoseconds.
+    pub opened_at: u64,
+    /// The point's time, unix nanoseconds.
+    pub at: u64,
+    /// The highest score so far.
+    pub peak: f64,
+    /// When that was, unix nanoseconds.
+    pub peak_at: u64,
+    /// Anomalous points so far.
+    pub points: u32,
+}
+
+/// What happened to an episode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EpisodeKind {
+    /// It began.
+    Opened,
+    /// Its score is higher than before.
+    Peak,
+    /// It is over.
+    Closed,
+}
+
+impl EpisodeKind {
+    /// The word in log records and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Peak => "peak",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// The episode of one series, current or last.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Episode {
+    pub(crate) opened_at: u64,
+    pub(crate) peak_at: u64,
+    pub(crate) last_at: u64,
+    pub(crate) peak: f32,
+    pub(crate) points: u32,
+    /// Points since the latest anomalous one.
+    pub(crate) since: u32,
+    /// Points in a row below the closing threshold.
+    pub(crate) calm: u8,
+    /// The latest points, newest in the lowest bit: anomalous or not.
+    pub(crate) recent: u8,
+    pub(crate) is_open: bool,
+    /// The side of the latest anomalous point.
+    pub(crate) is_high: bool,
+}
+
+impl Episode {
+    /// Takes a score and what became of it: `anomalous` above all gates, and the threshold that it was held against.
+    pub(crate) fn step(
+        &mut self,
+        settings: &Settings,
+        at: u64,
+        score: f64,
+        anomalous: bool,
+        threshold: f64,
+    ) -> Option<EpisodeChange> {
+        self.recent = self.recent << 1 & 0b111 | u8::from(anomalous);
+        let change = if self.is_open {
+            self.go_on(settings, at, score, anomalous, threshold)
+        } else {
+            self.open(settings, at, score, anomalous, threshold)
+        };
+        self.since = if anomalous && self.is_open { 0 } else { self.since.saturating_add(1) };
+        if anomalous && self.is_open {
+            self.last_at = at;
+        }
+        change
+    }
+
+    fn open(
+        &mut self,
+        settings: &Settings,
+        at: u64,
+        score: f64,
+        anomalous: bool,
+        threshold: f64,
+    ) -> Option<EpisodeChange> {
+        let sure = score >= threshold + settings.open_margin || self.recent.count_ones() >= 2;
+        let refractory = self.opened_at > 0
+            && (self.since < settings.refractory_points || at.saturating_sub(self.last_at) < settings.refractory_nanos)
+            && score <= f64::from(self.peak);
+        if !anomalous || !sure || refractory {
+            return None;
+        }
+        *self = Self { opened_at: at, peak_at: at, last_at: at, peak: score as f32, points: 1, is_open: true, ..*self };
+        self.calm = 0;
+        Some(self.change(EpisodeKind::Opened, at))
+    }
+
+    fn go_on(
+        &mut self,
+        settings: &Settings,
+        at: u64,
+        score: f64,
+        anomalous: bool,
+        threshold: f64,
+    ) -> Option<EpisodeChange> {
+        self.points = self.points.saturating_add(u32::from(anomalous));
+        self.calm = if score < threshold - settings.close_margin || !anomalous && self.calm > 0 {
+            self.calm.saturating_add(1)
+        } else {
+            u8::from(!anomalous)
+        };
+        if self.calm >= settings.close_points.max(1) {
+            self.is_open = false;
+            return Some(self.change(EpisodeKind::Closed, at));
+        }
+        if anomalous && score as f32 > self.peak {
+            (self.peak, self.peak_at) = (score as f32, at);
+            return Some(self.change(EpisodeKind::Peak, at));
+        }
+        None
+    }
+
+    /// Ends an open episode because the series ends.
+    pub(crate) fn end(&mut self, at: u64) -> Option<EpisodeChange> {
+        std::mem::take(&mut self.is_open).then(|| self.change(EpisodeKind::Closed, at))
+    }
+
+    fn change(&self, kind: EpisodeKind, at: u64) -> EpisodeChange {
+        EpisodeChange {
+            kind,
+            opened_at: self.opened_at,
+            at,
+            peak: f64::from(self.peak),
+            peak_at: self.peak_at,
+            points: self.points,
+        }
+    }
+}

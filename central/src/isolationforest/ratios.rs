@@ -1,0 +1,169 @@
+//! The share of failed calls of each operation and each edge, from the call counters that say which calls failed.
+//!
+//! A counter of errors that begins with the fault has no history to be held against; the share of errors has, since it
+//! was 0 all the time. What calls and errors grew by at one time is added up over a request and judged at its end.
+//!
+//! Never: scores a share of nothing, keeps more than [`MOST`] of them.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use mirador_otlp::value::{Attributes, Value};
+
+use super::detector::codec::{Decoder, Encoder};
+use super::detector::{Detector, EpisodeKind, Settings, Shape};
+use super::episodes::Event;
+use super::table::{KeyHasher, SCORE};
+use super::watch::{Change, Virtual};
+use crate::normalise::Output;
+use crate::series::{LabelSet, Labels};
+
+/// Operations and edges that are watched at most, per shard.
+const MOST: usize = 50_000;
+/// A share is told apart from the usual one when it differs by so many standard errors.
+const NOISE: f64 = 3.0;
+
+/// Whether a point counts failed calls, and the attribute that says so; nothing for other counters.
+pub(super) fn failure(metric: &str, attributes: Attributes<'_>) -> Option<(bool, &'static str)> {
+    let (name, label) = if metric.rsplit('.').next() == Some("calls") {
+        ("status.code", "status_code")
+    } else if metric == "traces_service_graph_request_total" {
+        ("failed", "failed")
+    } else {
+        return None;
+    };
+    let entry = attributes.iter().find(|entry| entry.key == name)?;
+    let failed = match entry.value {
+        Value::Bool(failed) => failed,
+        Value::Str(code) => code == "STATUS_CODE_ERROR" || code == "true",
+        _ => return None,
+    };
+    Some((failed, label))
+}
+
+/// One operation or edge.
+#[derive(Debug)]
+struct Ratio {
+    detector: Detector,
+    labels: Option<Labels>,
+    calls: f64,
+    errors: f64,
+    time: u64,
+    touched: bool,
+}
+
+/// All of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Ratios {
+    ratios: HashMap<u128, Ratio, BuildHasherDefault<KeyHasher>>,
+    touched: Vec<u128>,
+}
+
+impl Ratios {
+    /// Adds what a counter of calls grew by.
+    pub(super) fn add(&mut self, settings: &Settings, key: u128, grown: Grown<'_>) {
+        if !self.ratios.contains_key(&key) && self.ratios.len() >= MOST {
+            return;
+        }
+        let ratio = self.ratios.entry(key).or_insert_with(|| Ratio {
+            detector: Detector::new(settings, Shape::Ratio, key as u64),
+            labels: None,
+            calls: 0.0,
+            errors: 0.0,
+            time: 0,
+            touched: false,
+        });
+        if ratio.labels.is_none() {
+            ratio.labels = Some(labels(grown.score_labels, grown.label));
+        }
+        ratio.calls += grown.count;
+        ratio.errors += if grown.failed { grown.count } else { 0.0 };
+        ratio.time = ratio.time.max(grown.time);
+        if !std::mem::replace(&mut ratio.touched, true) {
+            self.touched.push(key);
+        }
+    }
+
+    /// Judges what the request has told; gives the number of anomalies.
+    pub(super) fn judge(&mut self, settings: &Settings, out: &mut Output, events: &mut Vec<Event>) -> u64 {
+        let mut anomalies = 0;
+        for key in self.touched.drain(..) {
+            let Some(ratio) = self.ratios.get_mut(&key) else { continue };
+            ratio.touched = false;
+            let (calls, errors) = (std::mem::take(&mut ratio.calls), std::mem::take(&mut ratio.errors));
+            let Some(labels) = ratio.labels.as_ref().filter(|_| calls > 0.0) else { continue };
+            let share = errors / calls;
+            // One error more or less says nothing, however unusual errors are.
+            let noise = (NOISE * (share * (1.0 - share) / calls).sqrt().min(0.5)).max(1.5 / calls).min(0.9);
+            let verdict = ratio.detector.observe_noisy(settings, None, ratio.time, share, noise);
+            let millis = (ratio.time / 1_000_000) as i64;
+            out.push(labels, millis, verdict.score.unwrap_or(0.0));
+            anomalies += u64::from(verdict.is_anomaly);
+            if let Some(change) = verdict.episode {
+                let reason = verdict.reason.filter(|_| change.kind != EpisodeKind::Closed);
+                events.push(Event::of(labels, &Change { which: Virtual::ErrorRatio, episode: change, reason }));
+            }
+        }
+        anomalies
+    }
+
+    /// Forgets what has not been seen since then.
+    pub(super) fn expire(&mut self, since_unix_nano: u64) {
+        self.ratios.retain(|_, ratio| ratio.detector.last_time() >= since_unix_nano);
+    }
+
+    /// Bytes of all detectors.
+    pub(super) fn bytes(&self) -> usize {
+        self.ratios.values().map(|ratio| size_of::<Ratio>() + ratio.detector.heap_bytes()).sum()
+    }
+
+    /// Appends the states.
+    pub(super) fn encode(&self, to: &mut Encoder) {
+        to.u32(self.ratios.len() as u32);
+        for (key, ratio) in &self.ratios {
+            to.u128(*key);
+            ratio.detector.encode(to);
+        }
+    }
+
+    /// Takes states; nothing when they are none.
+    pub(super) fn decode(from: &mut Decoder<'_>) -> Option<Self> {
+        let mut ratios = Self::default();
+        for _ in 0..from.u32()? {
+            let key = from.u128()?;
+            let detector = Detector::decode(from)?;
+            let ratio = Ratio { detector, labels: None, calls: 0.0, errors: 0.0, time: 0, touched: false };
+            ratios.ratios.insert(key, ratio);
+        }
+        Some(ratios)
+    }
+
+    /// Adds those of another file.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.ratios.extend(other.ratios);
+    }
+}
+
+/// What a counter of calls grew by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grown<'a> {
+    pub(super) time: u64,
+    pub(super) count: f64,
+    pub(super) failed: bool,
+    /// The label that tells failed calls from others.
+    pub(super) label: &'static str,
+    pub(super) score_labels: &'a Labels,
+}
+
+/// The labels of the score of a share: those of the counter's score without the label that tells calls apart.
+fn labels(score: &LabelSet, without: &str) -> Labels {
+    let metric = score.value("metric").unwrap_or_default();
+    let metric = metric.trim_end_matches("_total").trim_end_matches("_calls").trim_end_matches("_request");
+    let metric = format!("{metric}_error_ratio");
+    let pairs = score.texts().filter(|(name, _)| *name != without).map(|(name, value)| match name {
+        "metric" => (name, metric.as_str()),
+        "__name__" => (name, SCORE),
+        _ => (name, value),
+    });
+    Labels::new(LabelSet::from_sorted(pairs))
+}
