@@ -3,7 +3,9 @@
 //!
 //! Invariants: a request is counted after every owner has acknowledged it, never before, and once;
 //! a window that central has not acknowledged is sent again with the same (epoch, stream, sequence);
-//! everything that is given up is counted.
+//! central acknowledges at its own flush, so a window that closes goes out while earlier ones wait; when the
+//! process drains, what waits is sent again as `closing`, which central answers at once; everything that is
+//! given up is counted.
 //!
 //! Never: holds the tap's lock across an await.
 
@@ -153,19 +155,17 @@ impl Windows {
     }
 
     /// Sends what is left until `deadline`.
-    async fn drain(
-        &mut self,
-        deadline: Instant,
-        mut in_flight: FuturesUnordered<impl Future<Output = Attempt>>,
-    ) -> Lost {
+    async fn drain(&mut self, deadline: Instant, in_flight: FuturesUnordered<impl Future<Output = Attempt>>) -> Lost {
+        // What central holds is asked for again, so that it is answered now and not at the end of an interval.
+        drop(in_flight);
+        self.outbox.recall();
         let mut lost = self.close_last_window();
         let mut last_attempts = FuturesUnordered::new();
         while !self.outbox.is_empty() {
             while let Some(delta) = self.outbox.next_to_send() {
-                last_attempts.push(last_attempt(self.destination.clone(), delta, deadline));
+                last_attempts.push(last_attempt(self.destination.clone(), delta.closing(), deadline));
             }
             tokio::select! {
-                Some(attempt) = in_flight.next(), if !in_flight.is_empty() => self.settle(attempt),
                 Some(attempt) = last_attempts.next(), if !last_attempts.is_empty() => self.settle(attempt),
                 () = tokio::time::sleep_until(deadline) => break,
             }

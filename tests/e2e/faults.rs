@@ -117,3 +117,121 @@ async fn a_request_that_is_sent_again_changes_no_number() -> Result<()> {
     fleet.wait_for_red(&oracle::red(&requests)).await?;
     fleet.wait_for_edges(&oracle::edges(&requests)).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deltas_that_no_flush_has_carried_are_not_acknowledged_and_a_kill_loses_none_of_them() -> Result<()> {
+    // The interval never ends: only an agent that ends, and asks for it, makes spanmetrics flush.
+    let red = json!({"spanmetrics": {"metrics_flush_interval": "1h"}});
+    let mut fleet = Fleet::start_with(2, json!({}), json!({}), red).await?;
+    let requests = shop_requests(25, 3000)?;
+    let half = requests.len() / 2;
+    insist(&fleet, 0, &requests[..half]).await?;
+    until("deltas to be held", WAIT, async || {
+        let merged = fleet.spanmetrics.metric("mirador_spanmetrics_deltas_total", &[]).await?;
+        Ok((merged >= 1.0).then_some(()))
+    })
+    .await?;
+    fleet.spanmetrics.kill().await?;
+    let acknowledged = fleet.agents[0].metric("mirador_agent_red_acknowledged_deltas_total", &[]).await?;
+    ensure!(acknowledged == 0.0, "{acknowledged} deltas were acknowledged before they were stored");
+    fleet.spanmetrics.restart().await?;
+    insist(&fleet, 1, &requests[half..]).await?;
+    for agent in &mut fleet.agents {
+        agent.stop().await?;
+    }
+    fleet.wait_for_red(&oracle::red(&requests)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spanmetrics_with_a_state_directory_that_is_killed_again_and_again_counts_every_span_once() -> Result<()> {
+    let red = json!({"state": {"directory": "state"}, "spanmetrics": {"metrics_flush_interval": "100ms"}});
+    let agent = json!({"red": {"metrics_flush_interval": "100ms"}});
+    let mut fleet = Fleet::start_with(2, agent, json!({}), red).await?;
+    let requests = shop_requests(26, 12_000)?;
+    let sending: Vec<_> = (0..2)
+        .map(|agent| {
+            let (sender, requests) = (fleet.sender(agent)?, requests.clone());
+            Ok(tokio::spawn(async move {
+                for request in requests.iter().skip(agent).step_by(2) {
+                    until("a request to be acknowledged", WAIT, async || Ok(Some(sender.traces(request).await?)))
+                        .await?;
+                }
+                anyhow::Ok(())
+            }))
+        })
+        .collect::<Result<_>>()?;
+    for _ in 0..5 {
+        // It has merged something since it began, and is flushing all the time.
+        until("deltas to be merged", WAIT, async || {
+            let merged = fleet.spanmetrics.metric("mirador_spanmetrics_deltas_total", &[]).await?;
+            Ok((merged >= 1.0 || sending.iter().all(tokio::task::JoinHandle::is_finished)).then_some(()))
+        })
+        .await?;
+        fleet.spanmetrics.kill().await?;
+        fleet.spanmetrics.restart().await?;
+    }
+    for sent in sending {
+        sent.await??;
+    }
+    fleet.wait_for_red(&oracle::red(&requests)).await?;
+    // And it stays so: what the agents sent again last changes nothing.
+    for agent in &mut fleet.agents {
+        agent.stop().await?;
+    }
+    fleet.spanmetrics.stop().await?;
+    fleet.wait_for_red(&oracle::red(&requests)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_gives_up_waiting_and_sends_again_changes_no_number() -> Result<()> {
+    let red = json!({"spanmetrics": {"metrics_flush_interval": "4s"}});
+    let agent = json!({"windows": {"acknowledge_timeout": "1s"}});
+    let fleet = Fleet::start_with(1, agent, json!({}), red).await?;
+    let requests = shop_requests(27, 2000)?;
+    insist(&fleet, 0, &requests).await?;
+    until("a delta to be sent again", WAIT, async || {
+        let again = fleet.spanmetrics.metric("mirador_spanmetrics_duplicate_deltas_total", &[]).await?;
+        Ok((again >= 1.0).then_some(()))
+    })
+    .await?;
+    fleet.wait_for_red(&oracle::red(&requests)).await?;
+    until("every delta to be acknowledged", WAIT, async || {
+        let waiting = fleet.agents[0].metric("mirador_agent_red_waiting_deltas", &[]).await?;
+        Ok((waiting == 0.0).then_some(()))
+    })
+    .await?;
+    fleet.wait_for_red(&oracle::red(&requests)).await
+}
+
+/// The requests with the spans of some kinds only.
+fn only(requests: &[ExportTraceServiceRequest], is_wanted: impl Fn(i32) -> bool) -> Vec<ExportTraceServiceRequest> {
+    let mut requests = requests.to_vec();
+    let scopes = requests.iter_mut().flat_map(|request| &mut request.resource_spans);
+    for scope in scopes.flat_map(|resource| &mut resource.scope_spans) {
+        scope.spans.retain(|span| is_wanted(span.kind));
+    }
+    requests
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edges_whose_sides_come_in_before_and_after_a_restart_of_servicegraph_are_drawn_once() -> Result<()> {
+    let graph = json!({"state": {"directory": "state"}, "servicegraph": {"store": {"ttl": "30s"}}});
+    let mut fleet = Fleet::start(1, json!({}), graph).await?;
+    let requests = shop_requests(28, 2000)?;
+    // Clients and producers first: nobody has answered them when the process ends.
+    let is_caller = |kind| matches!(kind, 3 | 4);
+    insist(&fleet, 0, &only(&requests, is_caller)).await?;
+    let waiting = fleet.servicegraph.metric("mirador_servicegraph_waiting_spans", &[]).await?;
+    ensure!(waiting >= 1.0, "no span waits for its other side");
+    fleet.servicegraph.stop().await?;
+    fleet.servicegraph.restart().await?;
+    insist(&fleet, 0, &only(&requests, |kind| !is_caller(kind))).await?;
+    fleet.wait_for_edges(&oracle::edges(&requests)).await?;
+    // Whoever waits in vain is drawn at the end of its wait: nobody does.
+    until("every wait to end", WAIT, async || {
+        let waiting = fleet.servicegraph.metric("mirador_servicegraph_waiting_spans", &[]).await?;
+        Ok((waiting == 0.0).then_some(()))
+    })
+    .await?;
+    fleet.wait_for_edges(&oracle::edges(&requests)).await
+}

@@ -20,6 +20,7 @@ pub(super) struct Metrics {
     skipped: Counter,
     overflowed: Counter,
     truncated: Counter,
+    coarsened: Counter,
     series: Gauge,
     closed_deltas: Counter,
     closed_series: Counter,
@@ -50,6 +51,10 @@ impl Metrics {
             truncated: registry.counter(
                 "mirador_agent_red_truncated_spans",
                 "Spans counted with a label value that was cut to the limit of length.",
+            ),
+            coarsened: registry.counter(
+                "mirador_agent_red_coarsened_histograms",
+                "Times that a fine distribution lost half of its resolution because of histogram.memory_limit_mib; counts, sums and buckets stay exact.",
             ),
             series: registry.gauge("mirador_agent_red_series", "Series in the open window."),
             closed_deltas: registry.counter("mirador_agent_red_deltas", "Deltas made of closed windows."),
@@ -83,6 +88,9 @@ impl Metrics {
             if count > 0 {
                 counter.inc_by(count as u64);
             }
+        }
+        if observed.coarsened > 0 {
+            self.coarsened.inc_by(observed.coarsened);
         }
     }
 

@@ -1,11 +1,12 @@
 //! The RED deltas that central has not acknowledged: one ordered stream per owner.
 //!
 //! Sans-IO. Invariants: a delta keeps its bytes, and with them its (epoch, stream, sequence), until it
-//! is acknowledged, so central merges it once however often it is sent; at most one delta of a stream
-//! is on its way, so sequence numbers arrive in order; the bytes are bounded, and when the bound is hit
+//! is acknowledged, so central merges it once however often it is sent; central answers when its own flush is
+//! stored, so several deltas of a stream are on their way at a time, less than [`SPAN`] numbers apart: central
+//! tells late ones from repeated ones over twice that distance; the bytes are bounded, and when the bound is hit
 //! the oldest delta that is not on its way is dropped and counted; a sequence number is never used twice.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use mirador_proto::red::ExportRedRequest;
@@ -13,6 +14,13 @@ use prost::Message as _;
 
 /// Streams of owners that have left which are remembered for their sequence numbers.
 const IDLE_STREAMS: usize = 1024;
+
+/// The oldest and the newest delta of a stream on their way are less than this many numbers apart.
+pub const SPAN: u64 = 128;
+
+/// `closing` in a request's bytes: field 12, a varint of 1. Of a field that is given twice the last counts, so it can
+/// be added to a request that is encoded.
+const CLOSING: [u8; 2] = [12 << 3, 1];
 
 /// One delta as it goes to its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +60,25 @@ pub struct Outbox {
 struct Stream {
     next_sequence: u64,
     waiting: VecDeque<Delta>,
-    /// The sequence that is on its way.
-    in_flight: Option<u64>,
+    /// The sequences that are on their way.
+    in_flight: BTreeSet<u64>,
+}
+
+impl Stream {
+    /// The oldest delta that is not on its way and may go now.
+    fn next(&self) -> Option<&Delta> {
+        let limit = self.waiting.front()?.sequence + SPAN;
+        let next = self.waiting.iter().find(|delta| !self.in_flight.contains(&delta.sequence))?;
+        (next.sequence < limit).then_some(next)
+    }
+}
+
+impl Delta {
+    /// The same delta of a sender that can send nothing more before it is answered.
+    #[must_use]
+    pub fn closing(&self) -> Self {
+        Self { bytes: [&self.bytes, &CLOSING[..]].concat().into(), ..self.clone() }
+    }
 }
 
 impl Outbox {
@@ -68,7 +93,7 @@ impl Outbox {
         let entry = self.streams.entry(stream.to_owned()).or_insert_with(|| Stream {
             next_sequence: floor,
             waiting: VecDeque::new(),
-            in_flight: None,
+            in_flight: BTreeSet::new(),
         });
         request.agent_id.clone_from(&self.agent_id);
         request.epoch = self.epoch;
@@ -91,33 +116,38 @@ impl Outbox {
         lost
     }
 
-    /// The next delta to send, one per stream at a time.
+    /// The next delta to send. The last one that a stream may have on its way asks central to answer soon.
     pub fn next_to_send(&mut self) -> Option<Delta> {
-        let stream =
-            self.streams.values_mut().find(|stream| stream.in_flight.is_none() && !stream.waiting.is_empty())?;
-        let head = stream.waiting.front()?.clone();
-        stream.in_flight = Some(head.sequence);
-        Some(head)
+        let (stream, next) = self.streams.values_mut().find_map(|stream| {
+            let next = stream.next()?.clone();
+            Some((stream, next))
+        })?;
+        stream.in_flight.insert(next.sequence);
+        let first = stream.waiting.front().map_or(next.sequence, |delta| delta.sequence);
+        Some(if next.sequence + 1 >= first + SPAN { next.closing() } else { next })
+    }
+
+    /// Nothing is on its way any more: what was is sent again.
+    pub fn recall(&mut self) {
+        self.streams.values_mut().for_each(|stream| stream.in_flight.clear());
     }
 
     /// Central has it: it is forgotten.
     pub fn acknowledged(&mut self, stream: &str, sequence: u64) {
-        self.remove_head(stream, sequence);
+        self.remove(stream, sequence);
     }
 
     /// It stays and is sent again.
     pub fn failed(&mut self, stream: &str, sequence: u64) {
-        if let Some(stream) = self.streams.get_mut(stream)
-            && stream.in_flight == Some(sequence)
-        {
-            stream.in_flight = None;
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.in_flight.remove(&sequence);
         }
     }
 
     /// Central refuses it for good: it is given up.
     pub fn rejected(&mut self, stream: &str, sequence: u64) -> Lost {
         let mut lost = Lost::default();
-        if let Some(delta) = self.remove_head(stream, sequence) {
+        if let Some(delta) = self.remove(stream, sequence) {
             lost.add(&delta);
         }
         lost
@@ -135,8 +165,11 @@ impl Outbox {
     ) -> (usize, Lost) {
         let mut moved = Vec::new();
         for (name, stream) in &mut self.streams {
-            if !is_member(name) && stream.in_flight.is_none() {
-                moved.extend(stream.waiting.drain(..));
+            if !is_member(name) {
+                let in_flight = &stream.in_flight;
+                let (stay, go) = stream.waiting.drain(..).partition(|delta| in_flight.contains(&delta.sequence));
+                stream.waiting = stay;
+                moved.extend::<VecDeque<_>>(go);
             }
         }
         let mut lost = Lost::default();
@@ -163,7 +196,7 @@ impl Outbox {
             for delta in stream.waiting.drain(..) {
                 lost.add(&delta);
             }
-            stream.in_flight = None;
+            stream.in_flight.clear();
         }
         self.bytes = 0;
         lost
@@ -184,11 +217,9 @@ impl Outbox {
         self.streams.values().all(|stream| stream.waiting.is_empty())
     }
 
-    fn remove_head(&mut self, stream: &str, sequence: u64) -> Option<Delta> {
+    fn remove(&mut self, stream: &str, sequence: u64) -> Option<Delta> {
         let stream = self.streams.get_mut(stream)?;
-        if stream.in_flight == Some(sequence) {
-            stream.in_flight = None;
-        }
+        stream.in_flight.remove(&sequence);
         let at = stream.waiting.iter().position(|delta| delta.sequence == sequence)?;
         let delta = stream.waiting.remove(at)?;
         self.bytes -= delta.bytes.len();
@@ -200,9 +231,9 @@ impl Outbox {
         let stream = self
             .streams
             .values_mut()
-            .filter(|stream| stream.waiting.len() > usize::from(stream.in_flight.is_some()))
+            .filter(|stream| stream.waiting.len() > stream.in_flight.len())
             .max_by_key(|stream| stream.waiting.iter().map(|delta| delta.bytes.len()).sum::<usize>())?;
-        let at = stream.waiting.iter().position(|delta| Some(delta.sequence) != stream.in_flight)?;
+        let at = stream.waiting.iter().position(|delta| !stream.in_flight.contains(&delta.sequence))?;
         let delta = stream.waiting.remove(at)?;
         self.bytes -= delta.bytes.len();
         Some(delta)
@@ -214,7 +245,7 @@ impl Outbox {
         }
         let mut floor = self.floor;
         self.streams.retain(|name, stream| {
-            let keep = is_member(name) || !stream.waiting.is_empty() || stream.in_flight.is_some();
+            let keep = is_member(name) || !stream.waiting.is_empty();
             if !keep {
                 floor = floor.max(stream.next_sequence);
             }

@@ -23,6 +23,7 @@ pub(super) struct Meters {
     waiting: Family<Labels, Gauge>,
     pub(super) series: Gauge,
     pub(super) overflowed: Counter,
+    pub(super) unkept: Counter,
 }
 
 impl Meters {
@@ -57,6 +58,11 @@ impl Meters {
             overflowed: registry.counter(
                 "mirador_servicegraph_overflowed_edges",
                 "Edges counted without their labels because of aggregation_cardinality_limit.",
+            ),
+            unkept: registry.counter(
+                "mirador_servicegraph_unkept_spans",
+                "Spans that waited for their other side at the end of a drain and could not be written to \
+                 state.directory.",
             ),
         };
         registry.declare_labels("mirador_servicegraph_unpaired_spans", &["side"]);

@@ -15,6 +15,7 @@ use hashlink::LinkedHashMap;
 use super::config::Config;
 use super::edge::Edge;
 use super::half::{Half, Key, Side, Via};
+use super::persist::Remains;
 use super::seen::Seen;
 
 /// What became of halves.
@@ -226,6 +227,41 @@ impl Pairing {
         }
         self.halves = 0;
         self.answered.clear();
+    }
+
+    /// Hands over everything that waits or is remembered, for the process that follows.
+    pub fn hand_over(&mut self, now: u64) -> Remains {
+        self.now = self.now.max(now);
+        self.halves = 0;
+        let mut waiting = Vec::new();
+        for (_, Waiting { since, halves }) in self.waiting.drain() {
+            let age = self.now - since;
+            match halves {
+                Halves::Client(client) => waiting.push((age, *client)),
+                Halves::Servers(servers) => waiting.extend(servers.into_iter().map(|server| (age, server))),
+            }
+        }
+        let answered = self.answered.drain().map(|(_, (since, client))| (self.now - since, client)).collect();
+        Remains { waiting, answered, seen: self.seen.export(self.now) }
+    }
+
+    /// Takes over what another process handed over; what has no room is dropped. Call it before the first half, with
+    /// a `now` above every age.
+    pub fn take_over(&mut self, mut remains: Remains, now: u64, out: &mut impl FnMut(Outcome)) {
+        remains.waiting.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+        remains.answered.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+        for (age, client) in remains.answered {
+            self.now = now.saturating_sub(age);
+            self.answer(client);
+        }
+        for (age, half) in remains.waiting {
+            self.now = now.saturating_sub(age);
+            if let Some(refused) = self.wait(half) {
+                out(Outcome::Dropped(refused));
+            }
+        }
+        self.now = now;
+        self.seen.resume(remains.seen, now);
     }
 
     /// When the next wait ends.

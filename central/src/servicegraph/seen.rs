@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use super::persist::Generations;
+
 /// Two generations of fingerprints.
 #[derive(Debug)]
 pub struct Seen {
@@ -40,6 +42,22 @@ impl Seen {
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Everything that is remembered.
+    pub fn export(&self, now: u64) -> Generations {
+        Generations {
+            young: self.young.iter().copied().collect(),
+            old: self.old.iter().copied().collect(),
+            age: now.saturating_sub(self.turned_at),
+        }
+    }
+
+    /// Remembers what another process remembered, as far as there is room.
+    pub fn resume(&mut self, generations: Generations, now: u64) {
+        self.young.extend(generations.young.into_iter().take(self.limit));
+        self.old.extend(generations.old.into_iter().take(self.limit));
+        self.turned_at = now.saturating_sub(generations.age);
     }
 
     /// Drops the older generation when the younger one is full or old enough to stand alone.

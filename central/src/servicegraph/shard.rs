@@ -12,17 +12,28 @@ use tokio::sync::{mpsc, oneshot};
 use super::half::Half;
 use super::meters::Meters;
 use super::pairing::{Outcome, Pairing};
+use super::persist::Remains;
 use super::tally::Tally;
 
 /// The longest a shard sleeps, so that its heartbeat stays young.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// The engine's time when the process starts: above the age of everything that another process handed over.
+pub(super) const START: u64 = 1 << 60;
 
 /// Asks for what was counted since the last time. It has a queue of its own: requests that wait for a slow store hold
 /// places in the other one.
 pub(super) struct Take {
     /// No more halves follow: stop waiting.
     pub(super) is_last: bool,
-    pub(super) reply: oneshot::Sender<Tally>,
+    pub(super) reply: oneshot::Sender<Taken>,
+}
+
+/// What a shard gives.
+pub(super) struct Taken {
+    pub(super) tally: Tally,
+    /// What still waits, when it is the last time and state is kept.
+    pub(super) remains: Option<Remains>,
 }
 
 /// The ends at which a shard listens.
@@ -37,8 +48,10 @@ pub(super) struct Shard {
     pub(super) tally: Tally,
     pub(super) meters: Meters,
     pub(super) waiting: Gauge,
-    /// The engine's time 0.
+    /// The engine's time [`START`].
     pub(super) epoch: Instant,
+    /// Whether what waits at the end is handed over.
+    pub(super) is_kept: bool,
 }
 
 impl Shard {
@@ -66,8 +79,15 @@ impl Shard {
         }
     }
 
+    /// Goes on with what another process handed over.
+    pub(super) fn take_over(&mut self, remains: Remains) {
+        let Self { pairing, tally, meters, .. } = self;
+        pairing.take_over(remains, START, &mut |outcome| count(outcome, tally, meters));
+        self.waiting.set(self.pairing.len() as i64);
+    }
+
     fn now(&self) -> u64 {
-        self.epoch.elapsed().as_nanos() as u64
+        START + self.epoch.elapsed().as_nanos() as u64
     }
 
     fn until_timeout(&self) -> Duration {
@@ -90,18 +110,21 @@ impl Shard {
         pairing.expire(now, &mut |outcome| count(outcome, tally, meters));
     }
 
-    fn take(&mut self, is_last: bool, reply: oneshot::Sender<Tally>) {
+    fn take(&mut self, is_last: bool, reply: oneshot::Sender<Taken>) {
         self.expire();
-        if is_last {
+        let mut remains = None;
+        if is_last && self.is_kept {
+            remains = Some(self.pairing.hand_over(self.now()));
+        } else if is_last {
             let Self { pairing, tally, meters, .. } = self;
             if !pairing.is_empty() {
                 tracing::info!(spans = pairing.len(), "spans that still wait for their other side stay unpaired");
             }
             pairing.abandon(&mut |outcome| count(outcome, tally, meters));
         }
-        if let Err(unwanted) = reply.send(self.tally.take()) {
+        if let Err(unwanted) = reply.send(Taken { tally: self.tally.take(), remains }) {
             // Nobody waits for the answer any more: what was counted stays here.
-            self.tally = unwanted;
+            self.tally = unwanted.tally;
         }
     }
 }

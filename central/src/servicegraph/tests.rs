@@ -24,6 +24,11 @@ struct Running {
 
 /// A role that flushes only when it is told to finish.
 fn start(store: FakeStore) -> Running {
+    start_from(store, None)
+}
+
+/// The same with a snapshot.
+fn start_from(store: FakeStore, state: Option<PathBuf>) -> Running {
     let config = Config { metrics_flush_interval: Duration::from_hours(1), ..Config::default() };
     let (registry, health, drain) = (Registry::new(), Health::new(), Drain::new(Duration::from_secs(20)));
     let mut supervisor = Supervisor::new(drain.clone(), health.clone());
@@ -35,6 +40,7 @@ fn start(store: FakeStore) -> Running {
         registry: &registry,
         health: &health,
         supervisor: &mut supervisor,
+        state,
     };
     let graph = ServiceGraph::start(&config, parts);
     let supervised = tokio::spawn(async move { supervisor.run().await.map_err(Into::into) });
@@ -123,4 +129,41 @@ async fn after_the_last_flush_nothing_is_taken_any_more() {
     running.graph.finish().await;
     let refusal = running.graph.consume(&request(&call())).await.unwrap_err();
     assert_eq!((refusal.code, running.store.spans.load(Ordering::SeqCst)), (Code::Unavailable, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sides_of_an_edge_meet_across_a_restart_and_what_is_sent_again_is_not_counted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("servicegraph.state");
+    let [client, server] = call();
+    let before = start_from(FakeStore::default(), Some(file.clone()));
+    before.graph.consume(&request(&[client])).await.unwrap();
+    before.graph.consume(&request(&[span("shop", SERVER, 9, 9, 0)])).await.unwrap();
+    let totals = before.finish().await.totals();
+    assert_eq!(totals.keys().collect::<Vec<_>>(), ["traces_service_graph_request_total{user,shop,virtual_node,false}"]);
+    assert!(file.is_file());
+    let after = start_from(FakeStore::default(), Some(file.clone()));
+    assert!(!file.exists(), "what is taken over once is not taken over again");
+    for _ in 0..2 {
+        after.graph.consume(&request(&[client, server, span("shop", SERVER, 9, 9, 0)])).await.unwrap();
+    }
+    let totals = after.finish().await.totals();
+    assert_eq!((totals[CALL], totals.len()), (1, 1), "{totals:?}");
+    // The edge's client is still known to a third process: another server of it is an edge of its own.
+    let third = start_from(FakeStore::default(), Some(file));
+    third.graph.consume(&request(&[client, server, span("mail", SERVER, 1, 3, 1)])).await.unwrap();
+    let totals = third.finish().await.totals();
+    assert_eq!(totals.keys().collect::<Vec<_>>(), ["traces_service_graph_request_total{shop,mail,,false}"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_cannot_be_used_is_refused_and_the_role_starts_cold() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("servicegraph.state");
+    for bytes in [&b"SQLite format 3"[..], b"MIRADOR\x1a\x0cservice", b""] {
+        std::fs::write(&file, bytes).unwrap();
+        let running = start_from(FakeStore::default(), Some(file.clone()));
+        running.graph.consume(&request(&call())).await.unwrap();
+        assert_eq!(running.finish().await.totals()[CALL], 1);
+    }
 }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use mirador_proto::red::ExportRedRequest;
-use mirador_sketch::{BuiltIn, DecodeError, Excluded, Point, SeriesKey, Window, decode};
+use mirador_sketch::{BuiltIn, DecodeError, Excluded, Point, SeriesKey, Window, coarsen_largest, decode};
 
 use super::config::Config;
 use super::series::Exposition;
@@ -22,12 +22,25 @@ const STREAM_EXPIRATION_NANOS: u64 = 6 * 3600 * 1_000_000_000;
 /// The cumulative series of the cluster.
 #[derive(Debug)]
 pub struct Engine {
-    streams: Streams,
-    series: Cumulative<SeriesKey, State>,
-    bounds_nanos: Vec<u64>,
+    pub(super) streams: Streams,
+    pub(super) series: Cumulative<SeriesKey, State>,
+    pub(super) bounds_nanos: Vec<u64>,
     excluded: Vec<BuiltIn>,
     exposition: Exposition,
     windows: usize,
+    /// Bytes of all distributions, at most: what ended since the last look is still counted.
+    distribution_bytes: usize,
+    /// Most bytes of all distributions.
+    distribution_limit: usize,
+}
+
+/// Which series a flush carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Every series, at the end of an interval.
+    All,
+    /// Those that changed since a flush that was taken, so that somebody who waits can be answered.
+    Changed,
 }
 
 /// What became of a delta.
@@ -41,6 +54,8 @@ pub struct Merged {
     pub overflowed_calls: u64,
     /// Series that had other bounds and were counted by their distribution.
     pub rebucketed: u64,
+    /// How often a distribution lost half of its resolution to stay under the limit of memory.
+    pub coarsened: u64,
 }
 
 /// A delta that cannot be merged, ever.
@@ -71,6 +86,8 @@ impl Engine {
             bounds_nanos,
             excluded: config.exclude_dimensions.clone(),
             windows: config.quantiles.windows,
+            distribution_bytes: 0,
+            distribution_limit: config.histogram.memory_limit_mib.saturating_mul(1 << 20),
         }
     }
 
@@ -80,11 +97,7 @@ impl Engine {
             return Err(MergeError::Unnamed { agent: request.agent_id.clone(), sequence: request.sequence });
         }
         let series = decode(request)?;
-        let id = StreamId {
-            agent: request.agent_id.as_str().into(),
-            epoch: request.epoch,
-            stream: request.stream.as_str().into(),
-        };
+        let id = StreamId::of(request);
         if !self.streams.admit(&id, request.sequence, now_unix_nano) {
             return Ok(Merged { is_duplicate: true, ..Merged::default() });
         }
@@ -122,9 +135,20 @@ impl Engine {
                 merged.overflowed_calls += if key.overflow { 0 } else { delta.calls };
                 self.series.update_overflow(&SeriesKey::overflow(), now)
             };
-            state.merge(&delta, self.bounds_nanos.len(), keeps_distribution);
+            self.distribution_bytes += state.merge(&delta, self.bounds_nanos.len(), keeps_distribution);
+        }
+        if self.distribution_bytes > self.distribution_limit {
+            merged.coarsened = self.coarsen();
         }
         merged
+    }
+
+    /// Brings the distributions under their limit.
+    fn coarsen(&mut self) -> u64 {
+        let mut all: Vec<_> = self.series.values_mut().flat_map(State::distributions_mut).collect();
+        let (coarsened, bytes) = coarsen_largest(&mut all, self.distribution_limit);
+        self.distribution_bytes = bytes;
+        coarsened
     }
 
     /// Leaves out what this process leaves out, whatever the agents leave out.
@@ -144,17 +168,25 @@ impl Engine {
         key
     }
 
-    /// Begins a flush of these series; ask [`Self::request`] for some of them at a time.
-    pub fn begin_flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<SeriesKey>) {
-        let flush = self.series.begin_flush(now_unix_nano);
-        let mut keys: Vec<_> = self.series.keys().cloned().collect();
+    /// Begins a flush of these series as they are now; ask [`Self::request`] for some of them at a time. `scope`:
+    /// all of them, or those that changed since a flush that was taken.
+    pub fn begin_flush(&mut self, scope: Scope, now_unix_nano: u64) -> (Flush, Vec<SeriesKey>) {
+        let flush = match scope {
+            Scope::All => self.series.begin_flush(now_unix_nano),
+            Scope::Changed => self.series.begin_flush_of(now_unix_nano, State::is_changed),
+        };
+        let mut keys = Vec::new();
+        for (key, state) in self.series.carried(flush) {
+            state.await_flush();
+            keys.push(key.clone());
+        }
         keys.sort_unstable();
         (flush, keys)
     }
 
-    /// The export request of some series of a flush. Exemplars leave with it for good, and a window of the
-    /// distribution ends.
-    pub fn request(&mut self, flush: Flush, keys: &[SeriesKey]) -> Bytes {
+    /// The export request of some series of a flush, as they were when it began. Exemplars leave with it for good,
+    /// and in a flush of all series a window of the distribution ends.
+    pub fn request(&mut self, flush: Flush, scope: Scope, keys: &[SeriesKey]) -> Bytes {
         for key in keys {
             if let Some(state) = self.series.value_mut(key) {
                 state.begin_flush();
@@ -164,7 +196,10 @@ impl Engine {
         let request = self.exposition.request(flush, &rows);
         for key in keys {
             if let Some(state) = self.series.value_mut(key) {
-                state.end_flush(self.windows);
+                state.end_flush();
+                if scope == Scope::All {
+                    state.turn(self.windows);
+                }
             }
         }
         request
@@ -172,8 +207,10 @@ impl Engine {
 
     /// The flush has been taken.
     pub fn confirm(&mut self, flush: Flush) {
+        for (_, state) in self.series.carried(flush) {
+            state.confirm();
+        }
         self.series.confirm(flush);
-        self.series.values_mut().for_each(State::confirm);
     }
 
     /// Series that are held.

@@ -21,9 +21,12 @@ pub(super) struct Meters {
     pub(super) series: Gauge,
     overflowed: Counter,
     rebucketed: Counter,
+    coarsened: Counter,
     spans: Counter,
     duplicate_spans: Counter,
     skipped_spans: Counter,
+    pub(super) unconfirmed: Counter,
+    pub(super) unkept: Counter,
 }
 
 impl Meters {
@@ -57,6 +60,10 @@ impl Meters {
                 "mirador_spanmetrics_rebucketed_series",
                 "Series of deltas with other bucket bounds than configured here, counted by their distribution.",
             ),
+            coarsened: registry.counter(
+                "mirador_spanmetrics_coarsened_histograms",
+                "Times that a fine distribution lost half of its resolution because of histogram.memory_limit_mib; counts, sums and buckets stay exact.",
+            ),
             spans: registry
                 .counter("mirador_spanmetrics_spans", "Spans that were counted here, from senders that are no agents."),
             duplicate_spans: registry.counter(
@@ -66,6 +73,15 @@ impl Meters {
             skipped_spans: registry.counter(
                 "mirador_spanmetrics_skipped_spans",
                 "Spans that were not counted here because their resource has no service.name.",
+            ),
+            unconfirmed: registry.counter(
+                "mirador_spanmetrics_unconfirmed_requests",
+                "Requests of senders that are no agents whose counts the store of the metrics did not take within 8s. \
+                 They are counted and leave with a later flush, unless the process is killed before.",
+            ),
+            unkept: registry.counter(
+                "mirador_spanmetrics_unkept_snapshots",
+                "Flushes before which the state could not be written to state.directory.",
             ),
         }
     }
@@ -78,12 +94,14 @@ impl Meters {
         self.deltas.inc();
         self.overflowed.inc_by(merged.overflowed_calls);
         self.rebucketed.inc_by(merged.rebucketed);
+        self.coarsened.inc_by(merged.coarsened);
     }
 
     pub(super) fn observed(&self, observed: Observed) {
         self.spans.inc_by(observed.spans as u64);
         self.duplicate_spans.inc_by(observed.duplicate_spans as u64);
         self.skipped_spans.inc_by(observed.skipped_no_service as u64);
+        self.coarsened.inc_by(observed.coarsened);
     }
 
     /// Known streams, windows that may still come, windows that were given up.

@@ -86,20 +86,20 @@ impl Exposition {
             is_first: row.is_first,
             is_stale: row.is_stale,
         };
-        let state = row.value;
+        let (state, counts) = (row.value, row.value.counts());
         let attributes = attributes(row.key);
         let exemplars = self.exemplars(state);
-        push_sum(&mut points.calls, stand, &attributes, state.calls);
+        push_sum(&mut points.calls, stand, &attributes, counts.calls);
         if !row.is_stale
             && let Some(point) = points.calls.last_mut()
         {
             point.exemplars.clone_from(&exemplars);
         }
         let buckets = Buckets {
-            count: state.calls,
-            sum: state.sum_nanos as f64 / self.nanos_per_unit,
-            range: (state.calls > 0).then(|| (self.scaled(state.min_nanos), self.scaled(state.max_nanos))),
-            bucket_counts: &state.buckets,
+            count: counts.calls,
+            sum: counts.sum_nanos as f64 / self.nanos_per_unit,
+            range: (counts.calls > 0).then(|| (self.scaled(counts.min_nanos), self.scaled(counts.max_nanos))),
+            bucket_counts: &counts.buckets,
             bounds: &self.bounds,
         };
         push_histogram(&mut points.durations, stand, &attributes, buckets, exemplars);
@@ -116,11 +116,12 @@ impl Exposition {
         if row.value.gauge == Gauge::Absent {
             return;
         }
+        let counts = row.value.counts();
         let distribution = if row.is_stale { None } else { row.value.distribution() };
         for ((_, share), points) in self.quantiles.iter().zip(points) {
             let nanos = distribution.as_ref().and_then(|all| all.value_at_quantile(*share));
             // The middle of a bucket may lie outside of what was measured.
-            let nanos = nanos.map(|nanos| nanos.clamp(row.value.min_nanos, row.value.max_nanos));
+            let nanos = nanos.map(|nanos| nanos.clamp(counts.min_nanos, counts.max_nanos));
             push_gauge(points, stand, attributes, nanos.map(|nanos| self.scaled(nanos)));
         }
     }

@@ -1,15 +1,16 @@
 //! What one RED series has counted, and its recent distribution.
 //!
 //! Never: reads a clock. Invariants: calls, sum and buckets are exact and do not depend on the order of merging;
-//! the distribution covers the last `windows` flushes only.
+//! a flush shows what was counted when it began, whatever is merged while it is on its way; the distribution covers
+//! the last `windows` intervals only, and loses resolution where the engine runs out of memory.
 
 use std::collections::VecDeque;
 
 use mirador_sketch::{Exemplars, Hdr, Point, bucket_of};
 
-/// One cumulative series.
-#[derive(Debug, Clone)]
-pub struct State {
+/// The exact part of a series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
     /// Spans.
     pub calls: u64,
     /// Sum of their durations.
@@ -20,6 +21,22 @@ pub struct State {
     pub max_nanos: u64,
     /// One more than the bounds; empty before the first merge.
     pub buckets: Vec<u64>,
+}
+
+/// One cumulative series.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    counts: Counts,
+    /// What the flush that has begun and has not shown the series yet is to show; `None`: the counts as they are.
+    cut: Option<Box<Counts>>,
+    /// A flush has begun and has not shown the series yet.
+    is_awaited: bool,
+    /// Grows with every merge.
+    version: u64,
+    /// The version that the flush that began last shows.
+    shown: u64,
+    /// The newest version that was taken.
+    taken: u64,
     /// Since the last flush.
     pub exemplars: Exemplars,
     /// Distribution by flush, the current one last.
@@ -40,24 +57,14 @@ pub enum Gauge {
     Ending,
 }
 
-impl Default for State {
+impl Default for Counts {
     fn default() -> Self {
-        Self {
-            calls: 0,
-            sum_nanos: 0,
-            min_nanos: u64::MAX,
-            max_nanos: 0,
-            buckets: Vec::new(),
-            exemplars: Exemplars::default(),
-            windows: VecDeque::new(),
-            gauge: Gauge::Absent,
-        }
+        Self { calls: 0, sum_nanos: 0, min_nanos: u64::MAX, max_nanos: 0, buckets: Vec::new() }
     }
 }
 
-impl State {
-    /// Adds a delta whose buckets have `bounds`. `keeps_distribution` is off when nobody asks for quantiles.
-    pub fn merge(&mut self, delta: &Point, bounds: usize, keeps_distribution: bool) {
+impl Counts {
+    fn merge(&mut self, delta: &Point, bounds: usize) {
         self.calls = self.calls.saturating_add(delta.calls);
         self.sum_nanos = self.sum_nanos.saturating_add(delta.sum_nanos);
         self.min_nanos = self.min_nanos.min(delta.min_nanos);
@@ -66,15 +73,50 @@ impl State {
         for (ours, theirs) in self.buckets.iter_mut().zip(&delta.buckets) {
             *ours = ours.saturating_add(*theirs);
         }
-        self.exemplars.merge(&delta.exemplars);
-        if keeps_distribution {
-            if self.windows.is_empty() {
-                self.windows.push_back(Hdr::default());
-            }
-            if let Some(current) = self.windows.back_mut() {
-                current.merge(&delta.hdr);
-            }
+    }
+}
+
+impl State {
+    /// A series as another process left it; the first flush shows it.
+    pub fn resumed(counts: Counts) -> Self {
+        Self { counts, version: 1, ..Self::default() }
+    }
+
+    /// What the flush that began last shows.
+    pub fn counts(&self) -> &Counts {
+        self.cut.as_deref().unwrap_or(&self.counts)
+    }
+
+    /// Whether something was merged that no flush that was taken has shown.
+    pub fn is_changed(&self) -> bool {
+        self.version != self.taken
+    }
+
+    /// Adds a delta whose buckets have `bounds`, and tells by how many bytes the distribution has grown.
+    /// `keeps_distribution` is off when nobody asks for quantiles.
+    pub fn merge(&mut self, delta: &Point, bounds: usize, keeps_distribution: bool) -> usize {
+        if self.is_awaited && self.cut.is_none() {
+            self.cut = Some(Box::new(self.counts.clone()));
         }
+        self.counts.merge(delta, bounds);
+        self.version += 1;
+        self.exemplars.merge(&delta.exemplars);
+        if !keeps_distribution {
+            return 0;
+        }
+        if self.windows.is_empty() {
+            self.windows.push_back(Hdr::default());
+        }
+        self.windows.back_mut().map_or(0, |current| {
+            let before = current.heap_bytes();
+            current.merge(&delta.hdr);
+            current.heap_bytes().saturating_sub(before)
+        })
+    }
+
+    /// The parts of the distribution, for a limit of memory.
+    pub fn distributions_mut(&mut self) -> impl Iterator<Item = &mut Hdr> {
+        self.windows.iter_mut()
     }
 
     /// The distribution over all windows that are kept; `None` without a call.
@@ -85,7 +127,14 @@ impl State {
         Some(all)
     }
 
-    /// Decides what the gauges show in the flush that begins.
+    /// A flush begins that will show the series as it is now.
+    pub fn await_flush(&mut self) {
+        self.cut = None;
+        self.is_awaited = true;
+        self.shown = self.version;
+    }
+
+    /// Decides what the gauges show in the request that is made now.
     pub fn begin_flush(&mut self) {
         let has_calls = self.windows.iter().any(|window| !window.is_empty());
         self.gauge = match self.gauge {
@@ -95,9 +144,15 @@ impl State {
         };
     }
 
-    /// The flush has been put together: its exemplars are gone, and a window begins.
-    pub fn end_flush(&mut self, windows: usize) {
+    /// The request has been made: its exemplars are gone.
+    pub fn end_flush(&mut self) {
         self.exemplars.clear();
+        self.cut = None;
+        self.is_awaited = false;
+    }
+
+    /// An interval has ended: a window of the distribution begins.
+    pub fn turn(&mut self, windows: usize) {
         if self.windows.iter().all(Hdr::is_empty) {
             self.windows = VecDeque::new();
             return;
@@ -108,8 +163,9 @@ impl State {
         }
     }
 
-    /// The flush has been taken.
+    /// The flush that carried the series has been taken.
     pub fn confirm(&mut self) {
+        self.taken = self.shown;
         if self.gauge == Gauge::Ending {
             self.gauge = Gauge::Absent;
         }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use hashlink::LinkedHashMap;
+use mirador_proto::red::ExportRedRequest;
 
 /// Windows of a stream that may be overtaken by later ones. Beyond it the missing ones are lost.
 pub const REORDER: usize = 256;
@@ -20,6 +21,26 @@ pub struct StreamId {
     pub epoch: u64,
     /// The owner that the deltas are for, as the agent names it.
     pub stream: Box<str>,
+}
+
+impl StreamId {
+    /// Who sent a delta.
+    pub fn of(delta: &ExportRedRequest) -> Self {
+        Self { agent: delta.agent_id.as_str().into(), epoch: delta.epoch, stream: delta.stream.as_str().into() }
+    }
+}
+
+/// What is known of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Every window below has come or is lost.
+    pub next: u64,
+    /// Windows that came, all above `next`.
+    pub ahead: Vec<u64>,
+    /// Windows below are never missed.
+    pub first: u64,
+    /// When it was heard of last, in Unix nanoseconds.
+    pub heard: u64,
 }
 
 /// Streams of all agents, the one heard of longest ago first.
@@ -84,6 +105,25 @@ impl Streams {
         {
             self.forget_oldest();
         }
+    }
+
+    /// Every stream, the one heard of longest ago first.
+    pub fn positions(&self) -> impl Iterator<Item = (&StreamId, Position)> {
+        self.known.iter().map(|(id, stream)| {
+            let Stream { next, ref ahead, first, heard } = *stream;
+            (id, Position { next, ahead: ahead.iter().copied().collect(), first, heard })
+        })
+    }
+
+    /// Goes on where another process was; in the order of [`Self::positions`]. Streams beyond the limit push out the
+    /// oldest.
+    pub fn resume(&mut self, id: StreamId, position: Position) {
+        if self.known.len() >= self.limit {
+            self.forget_oldest();
+        }
+        let Position { next, ahead, first, heard } = position;
+        let ahead = ahead.into_iter().filter(|window| *window > next).take(REORDER).collect();
+        self.known.insert(id, Stream { next, ahead, first, heard });
     }
 
     fn forget_oldest(&mut self) {

@@ -39,8 +39,12 @@ pub struct ExportRedRequest {
     /// The series that changed in the window, each at most once per request.
     #[prost(message, repeated, tag = "11")]
     pub series: ::prost::alloc::vec::Vec<RedSeries>,
+    /// The sender is about to end, or can send nothing more before it is answered: the receiver is asked to
+    /// store what it holds soon instead of at the end of its interval. No number depends on it.
+    #[prost(bool, tag = "12")]
+    pub closing: bool,
 }
-/// The answer to a delta that is now part of the receiver's state.
+/// The answer to a delta that is now part of what the receiver's store holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportRedResponse {
     /// True when this (agent_id, epoch, stream, sequence) had been merged before and changed nothing.
@@ -199,7 +203,9 @@ pub mod red_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Takes one delta. An OK answer means: merged now, or merged before (see `duplicate`).
+        /// Takes one delta. An OK answer means: merged, now or before (see `duplicate`), and the store of the
+        /// receiver has taken the series that carry it. The answer takes up to one flush interval of the
+        /// receiver (15 s by default).
         pub async fn export(
             &mut self,
             request: impl tonic::IntoRequest<super::ExportRedRequest>,
@@ -223,7 +229,9 @@ pub mod red_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with RedServiceServer.
     #[async_trait]
     pub trait RedService: std::marker::Send + std::marker::Sync + 'static {
-        /// Takes one delta. An OK answer means: merged now, or merged before (see `duplicate`).
+        /// Takes one delta. An OK answer means: merged, now or before (see `duplicate`), and the store of the
+        /// receiver has taken the series that carry it. The answer takes up to one flush interval of the
+        /// receiver (15 s by default).
         async fn export(
             &self,
             request: tonic::Request<super::ExportRedRequest>,

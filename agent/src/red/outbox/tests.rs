@@ -24,7 +24,7 @@ fn a_delta_that_was_not_acknowledged_is_sent_again_byte_for_byte() {
     let mut outbox = outbox(1 << 20);
     assert!(outbox.push("a", request(&["cart"])).is_nothing());
     let first = outbox.next_to_send().unwrap();
-    assert!(outbox.next_to_send().is_none(), "one on its way per stream");
+    assert!(outbox.next_to_send().is_none(), "it is on its way");
     outbox.failed("a", first.sequence);
     let second = outbox.next_to_send().unwrap();
     assert_eq!(first, second);
@@ -44,10 +44,48 @@ fn streams_do_not_wait_for_each_other_and_number_alone() {
     }
     let one = outbox.next_to_send().unwrap();
     let two = outbox.next_to_send().unwrap();
-    assert_eq!((one.stream.as_str(), one.sequence), ("a", 1));
-    assert_eq!((two.stream.as_str(), two.sequence), ("b", 1));
-    outbox.acknowledged("b", 1);
-    assert_eq!(outbox.next_to_send().unwrap().sequence, 2);
+    assert_eq!(one.sequence, 1);
+    assert_eq!((one.stream.as_str(), two.stream.as_str(), two.sequence), ("a", "a", 2));
+    let rest: Vec<_> =
+        std::iter::from_fn(|| outbox.next_to_send()).map(|delta| (delta.stream, delta.sequence)).collect();
+    assert_eq!(rest, [("b".to_owned(), 1), ("b".to_owned(), 2)]);
+}
+
+#[test]
+fn the_oldest_unanswered_delta_bounds_how_far_the_later_ones_go_and_the_last_one_asks_for_an_answer() {
+    let mut outbox = outbox(1 << 20);
+    for _ in 0..SPAN + 10 {
+        outbox.push("a", request(&["cart"]));
+    }
+    let sent: Vec<_> = std::iter::from_fn(|| outbox.next_to_send()).collect();
+    assert_eq!(sent.last().unwrap().sequence, SPAN);
+    let closing: Vec<_> = sent
+        .iter()
+        .filter(|delta| ExportRedRequest::decode(delta.bytes.clone()).unwrap().closing)
+        .map(|delta| delta.sequence)
+        .collect();
+    assert_eq!(closing, [SPAN]);
+    // Answers in another order than the deltas went: only the oldest one makes room.
+    outbox.acknowledged("a", 2);
+    assert!(outbox.next_to_send().is_none());
+    outbox.acknowledged("a", 1);
+    assert_eq!(outbox.next_to_send().unwrap().sequence, SPAN + 1);
+    assert_eq!(outbox.next_to_send().unwrap().sequence, SPAN + 2);
+    assert!(outbox.next_to_send().is_none());
+}
+
+#[test]
+fn what_is_recalled_goes_again_in_order_and_closing_changes_nothing_else() {
+    let mut outbox = outbox(1 << 20);
+    outbox.push("a", request(&["cart"]));
+    outbox.push("a", request(&["shop"]));
+    let before: Vec<_> = std::iter::from_fn(|| outbox.next_to_send()).collect();
+    outbox.recall();
+    let after: Vec<_> = std::iter::from_fn(|| outbox.next_to_send()).collect();
+    assert_eq!(before, after);
+    let plain = ExportRedRequest::decode(before[0].bytes.clone()).unwrap();
+    let closing = ExportRedRequest::decode(before[0].closing().bytes).unwrap();
+    assert_eq!(closing, ExportRedRequest { closing: true, ..plain });
 }
 
 #[test]
@@ -116,8 +154,7 @@ proptest! {
     #[test]
     fn no_series_is_lost_uncounted_and_no_number_is_used_twice(ops in ops(), limit in 40..400_usize) {
         let mut outbox = outbox(limit);
-        let mut flying: BTreeMap<String, Delta> = BTreeMap::new();
-        let mut last: BTreeMap<String, u64> = BTreeMap::new();
+        let mut flying: BTreeMap<String, VecDeque<Delta>> = BTreeMap::new();
         let (mut pushed, mut acknowledged, mut lost) = (0, 0, 0);
         for op in ops {
             match op {
@@ -128,17 +165,17 @@ proptest! {
                 }
                 Op::Send => {
                     if let Some(delta) = outbox.next_to_send() {
-                        prop_assert!(!flying.contains_key(&delta.stream));
-                        let before = last.insert(delta.stream.clone(), delta.sequence).unwrap_or(0);
-                        prop_assert!(delta.sequence >= before);
-                        flying.insert(delta.stream.clone(), delta);
+                        let others = flying.entry(delta.stream.clone()).or_default();
+                        prop_assert!(others.iter().all(|other| other.sequence != delta.sequence));
+                        prop_assert!(others.iter().all(|other| other.sequence.abs_diff(delta.sequence) < SPAN));
+                        others.push_back(delta);
                     }
                 }
-                Op::Ack(stream) => if let Some(delta) = flying.remove(NAMES[usize::from(stream)]) {
+                Op::Ack(stream) => if let Some(delta) = flying.get_mut(NAMES[usize::from(stream)]).and_then(VecDeque::pop_back) {
                     acknowledged += delta.series;
                     outbox.acknowledged(&delta.stream, delta.sequence);
                 },
-                Op::Fail(stream) => if let Some(delta) = flying.remove(NAMES[usize::from(stream)]) {
+                Op::Fail(stream) => if let Some(delta) = flying.get_mut(NAMES[usize::from(stream)]).and_then(VecDeque::pop_front) {
                     outbox.failed(&delta.stream, delta.sequence);
                 },
                 Op::Leave(stream) => {
@@ -151,7 +188,7 @@ proptest! {
             prop_assert_eq!(pushed, acknowledged + lost + waiting);
             let bytes: usize = outbox.streams.values().flat_map(|stream| &stream.waiting).map(|delta| delta.bytes.len()).sum();
             prop_assert_eq!(bytes, outbox.bytes());
-            let on_their_way: usize = flying.values().map(|delta| delta.bytes.len()).sum();
+            let on_their_way: usize = flying.values().flatten().map(|delta| delta.bytes.len()).sum();
             prop_assert!(bytes <= limit + on_their_way);
         }
     }

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::super::config::{Config, QuantilesConfig};
+use super::super::persist;
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -25,8 +26,8 @@ const STARTED: u64 = 1_000 * SECOND;
 
 impl Engine {
     fn flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<Bytes>) {
-        let (flush, keys) = self.begin_flush(now_unix_nano);
-        (flush, keys.chunks(2).map(|keys| self.request(flush, keys)).collect())
+        let (flush, keys) = self.begin_flush(Scope::All, now_unix_nano);
+        (flush, keys.chunks(2).map(|keys| self.request(flush, Scope::All, keys)).collect())
     }
 }
 
@@ -515,4 +516,76 @@ fn what_this_process_counts_itself_adds_to_the_same_series() {
     engine.merge_own(tap.close(STARTED + SECOND).unwrap(), STARTED + SECOND);
     let (_, requests) = engine.flush(STARTED + 2 * SECOND);
     assert_eq!(totals(&requests), recompute(&[call(1, 1, MS, 1), call(1, 1, 3 * MS, 2)], &config.tap().bounds_nanos()));
+}
+
+#[test]
+fn a_limit_of_memory_costs_resolution_and_no_count_sum_or_bucket() {
+    let mut config = Config::default();
+    config.histogram.memory_limit_mib = 1;
+    let mut engine = Engine::new(&config, STARTED);
+    let mut agent = Agent::new("a", STARTED + 1, &Config::default().tap());
+    // 160,000 calls of which nearly all touch a bucket of their own, and each of those takes 8 bytes or more.
+    let (mut all, mut coarsened) = (Vec::new(), 0);
+    for window in 0..8 {
+        let calls: Vec<_> = (1..=20_000_u32)
+            .map(|at| {
+                let id = window * 20_000 + at;
+                let random = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                call(1, (at % 200) as u8, (random >> 3 >> (random % 40)).clamp(1, 3_600 * SECOND), id)
+            })
+            .collect();
+        coarsened += engine.merge(&agent.window(&calls), STARTED + SECOND).unwrap().coarsened;
+        assert!(engine.distribution_bytes <= 1 << 20, "{}", engine.distribution_bytes);
+        all.extend(calls);
+    }
+    assert!(coarsened > 0);
+    let (_, requests) = engine.flush(STARTED + 2 * SECOND);
+    assert_eq!(totals(&requests), recompute(&all, &config.tap().bounds_nanos()));
+}
+
+#[test]
+fn a_flush_shows_what_was_merged_when_it_began_and_one_of_changes_only_what_changed() {
+    let config = Config::default();
+    let mut engine = Engine::new(&config, STARTED);
+    let mut agent = Agent::new("a", STARTED + 1, &config.tap());
+    let calls = [call(1, 1, MS, 1), call(2, 1, MS, 2), call(1, 1, 3 * MS, 3)];
+    engine.merge(&agent.window(&calls[..2]), STARTED + SECOND).unwrap();
+    let (flush, keys) = engine.begin_flush(Scope::All, STARTED + 2 * SECOND);
+    engine.merge(&agent.window(&calls[2..]), STARTED + SECOND).unwrap();
+    let request = engine.request(flush, Scope::All, &keys);
+    assert_eq!(totals(&[request]), recompute(&calls[..2], &config.tap().bounds_nanos()));
+    engine.confirm(flush);
+    let (flush, keys) = engine.begin_flush(Scope::Changed, STARTED + 3 * SECOND);
+    assert_eq!(keys.len(), 1, "the other service has not changed");
+    // It is not taken: the next one carries it again.
+    engine.request(flush, Scope::Changed, &keys);
+    let (flush, keys) = engine.begin_flush(Scope::Changed, STARTED + 4 * SECOND);
+    let request = engine.request(flush, Scope::Changed, &keys);
+    assert_eq!(totals(&[request]), recompute(&[calls[0], calls[2]], &config.tap().bounds_nanos()));
+    engine.confirm(flush);
+    assert!(engine.begin_flush(Scope::Changed, STARTED + 5 * SECOND).1.is_empty());
+}
+
+#[test]
+fn an_engine_that_goes_on_from_bytes_has_the_same_totals_and_knows_every_window() {
+    let config = Config::default();
+    let mut engine = Engine::new(&config, STARTED);
+    let mut agent = Agent::new("a", STARTED + 1, &config.tap());
+    let calls = [call(1, 1, MS, 1), call(2, 1, MS, 2), call(1, 2, 3 * MS, 3)];
+    let windows = [agent.window(&calls[..1]), agent.window(&calls[1..2]), agent.window(&calls[2..])];
+    engine.merge(&windows[2], STARTED + SECOND).unwrap();
+    engine.merge(&windows[0], STARTED + SECOND).unwrap();
+    let (before, _) = engine.begin_flush(Scope::All, STARTED + 2 * SECOND);
+    let bytes = engine.export();
+    let mut next = Engine::new(&config, STARTED + 10 * SECOND);
+    assert_eq!(next.resume(&bytes).unwrap(), (2, 1));
+    let merged = windows.each_ref().map(|window| !next.merge(window, STARTED + 11 * SECOND).unwrap().is_duplicate);
+    assert_eq!(merged, [false, true, false]);
+    let (flush, requests) = next.flush(STARTED);
+    assert!(flush.time_unix_nano > before.time_unix_nano, "also when the clock has stepped back");
+    assert_eq!(totals(&requests), recompute(&calls, &config.tap().bounds_nanos()));
+    assert!(next.resume(&bytes[..bytes.len() - 1]).is_err());
+    let mut other = Config::default();
+    other.histogram.explicit.buckets.pop();
+    assert!(matches!(Engine::new(&other, STARTED).resume(&bytes), Err(persist::ResumeError::Bounds)));
 }
