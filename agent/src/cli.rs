@@ -3,22 +3,22 @@
 //! Exit codes: 0 done, 64 the configuration or the command line is wrong (nothing was bound), 70 the
 //! process failed while it ran.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mirador_otlp::Signal;
+pub use mirador_service::cli::{Failed, Topic};
+use mirador_service::cli::{on_free_ports, print};
 use mirador_service::config as file;
 use mirador_service::drain::Drain;
+use mirador_transport::sender::config::{K8sConfig, ResolverConfig};
 
 use crate::config::Config;
 use crate::explain::{self, Placement, Subject};
+use crate::kubernetes;
+use crate::steering::command;
 use crate::topology::Agent;
-
-/// `EX_SOFTWARE` of sysexits.h.
-const EXIT_FAILED: u8 = 70;
 
 /// One small agent per node: OTLP in, RED at the source, spans by trace id and the rest by resource out.
 #[derive(Debug, Parser)]
@@ -38,6 +38,12 @@ pub enum Command {
     Validate(FileArgs),
     /// Print which owner takes a trace, a resource or a service.
     Explain(ExplainArgs),
+    /// Look at steering: what this machine can do, step by step, and what is in its kernel.
+    Steering {
+        /// What to look at.
+        #[command(subcommand)]
+        what: SteeringCommand,
+    },
     /// Print a part of the documentation as markdown.
     #[command(hide = true)]
     Docs {
@@ -47,13 +53,22 @@ pub enum Command {
     },
 }
 
-/// A part of the documentation that the program knows best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Topic {
-    /// Every key of the configuration.
-    Config,
-    /// Every metric that the process serves.
-    Telemetry,
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub enum SteeringCommand {
+    /// Climb the ladder without attaching anything, and list the programs that are in the kernel now.
+    Status(FileArgs),
+    /// Climb the ladder up to the programs being taken by the kernel; fails where it stops.
+    Probe(FileArgs),
+    /// Climb the whole ladder: attach to the pods' cgroup and let go at once; fails where it stops.
+    Attach {
+        /// Where the configuration is.
+        #[command(flatten)]
+        file: FileArgs,
+        /// Let go at once. Without a running agent there is nothing to attach for, so it must be given.
+        #[arg(long, required = true)]
+        dry_run: bool,
+    },
 }
 
 /// Where the configuration is.
@@ -108,32 +123,6 @@ enum Output {
     Json,
 }
 
-/// A command that failed, with its exit code.
-#[derive(Debug)]
-pub struct Failed {
-    code: u8,
-    message: String,
-}
-
-impl Failed {
-    /// The configuration or the command line is wrong.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: file::EXIT_CODE, message: message.into() }
-    }
-
-    /// The process failed while it ran.
-    pub fn software(error: &anyhow::Error) -> Self {
-        Self { code: EXIT_FAILED, message: format!("{error:#}") }
-    }
-
-    /// Says it on stderr.
-    pub fn report(&self) -> ExitCode {
-        // Nothing is left to do when stderr is closed.
-        drop(writeln!(std::io::stderr(), "mirador-agent: {}", self.message.trim_end()));
-        ExitCode::from(self.code)
-    }
-}
-
 /// Reads and checks the configuration; all problems are in the message.
 pub fn load(path: Option<&Path>) -> Result<Config, Failed> {
     let config = match path {
@@ -144,13 +133,31 @@ pub fn load(path: Option<&Path>) -> Result<Config, Failed> {
     if problems.is_empty() {
         return Ok(config);
     }
-    Err(Failed::usage(format!("the configuration cannot work:\n  {}", problems.join("\n  "))))
+    Err(Failed::problems(&problems))
 }
 
 /// Prints the configuration that is in effect.
 pub fn validate(args: &FileArgs) -> Result<(), Failed> {
     let config = load(args.config.as_deref())?;
     print(&file::render(&config))
+}
+
+/// Prints the steps of steering and where they stop.
+pub fn steering(what: &SteeringCommand) -> Result<(), Failed> {
+    let (SteeringCommand::Status(file) | SteeringCommand::Probe(file) | SteeringCommand::Attach { file, .. }) = what;
+    let config = load(file.config.as_deref())?.steering;
+    let ladder = match what {
+        SteeringCommand::Attach { .. } => command::attach_and_detach(&config),
+        _ => command::probe(&config),
+    };
+    print(&ladder.to_string())?;
+    if matches!(what, SteeringCommand::Status(_)) {
+        return print(&command::in_kernel());
+    }
+    match ladder.stopped() {
+        Some(failure) => Err(Failed::software(&anyhow::anyhow!("steering: {}", failure.reason))),
+        None => Ok(()),
+    }
 }
 
 /// Prints a part of the documentation.
@@ -165,14 +172,19 @@ pub async fn docs(topic: Topic) -> Result<(), Failed> {
 /// Builds the agent on free ports, because a metric is known once its part is built.
 async fn telemetry() -> anyhow::Result<String> {
     let mut config = Config::default();
-    for endpoint in [
+    let mut pods = kubernetes::Config::default();
+    pods.filter.node = Some("any".to_owned());
+    config.processors.k8sattributes = Some(Box::new(pods));
+    if let Some(traces) = &mut config.exporters.traces {
+        let k8s = K8sConfig { service: "any".to_owned(), ..K8sConfig::default() };
+        traces.resolver = ResolverConfig { k8s: Some(Box::new(k8s)), ..ResolverConfig::default() };
+    }
+    on_free_ports([
         &mut config.receiver.protocols.grpc.endpoint,
         &mut config.receiver.protocols.http.endpoint,
         &mut config.telemetry.metrics.endpoint,
         &mut config.health.endpoint,
-    ] {
-        "127.0.0.1:0".clone_into(endpoint);
-    }
+    ]);
     let agent = Agent::build(config, Drain::new(Duration::ZERO)).await?;
     Ok(agent.registry().document())
 }
@@ -190,7 +202,7 @@ pub async fn explain(args: &ExplainArgs) -> Result<(), Failed> {
         Output::Json => json(&placements)?,
     })?;
     match placements.iter().find_map(|placement| placement.problem.as_ref()) {
-        Some(problem) => Err(Failed { code: EXIT_FAILED, message: problem.clone() }),
+        Some(problem) => Err(Failed::software(&anyhow::anyhow!("{problem}"))),
         None => Ok(()),
     }
 }
@@ -203,10 +215,6 @@ fn json(placements: &[Placement]) -> Result<String, Failed> {
 fn text(placements: &[Placement]) -> String {
     let lines: Vec<String> = placements.iter().map(ToString::to_string).collect();
     lines.join("\n") + "\n"
-}
-
-fn print(text: &str) -> Result<(), Failed> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failed::software(&error.into()))
 }
 
 impl SubjectArgs {

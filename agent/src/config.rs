@@ -13,6 +13,9 @@ use mirador_transport::{receiver, sender};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::processors::ProcessorsConfig;
+use crate::steering::SteeringConfig;
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +28,8 @@ pub struct Config {
     pub receiver: receiver::Config,
     /// How much memory requests may take.
     pub memory: MemoryConfig,
+    /// What is added to resources before RED counts them and before they are placed.
+    pub processors: ProcessorsConfig,
     /// Which RED series are made of spans.
     pub red: mirador_sketch::Config,
     /// RED windows on their way to central.
@@ -52,6 +57,7 @@ impl Default for Config {
             agent_id: None,
             receiver: receiver::Config::default(),
             memory: MemoryConfig::default(),
+            processors: ProcessorsConfig::default(),
             red: mirador_sketch::Config::default(),
             windows: WindowsConfig::default(),
             exporters: ExportersConfig::default(),
@@ -71,11 +77,17 @@ pub struct WindowsConfig {
     /// Bytes of windows that wait for central at most; beyond it the oldest is dropped and counted.
     /// Default 16777216 (16 MiB).
     pub queue_size_bytes: usize,
+    /// How long a window waits for central's answer before it is sent again. Central answers when its own flush is
+    /// stored, so this is well above its `spanmetrics.metrics_flush_interval`; it stands for `timeout` and
+    /// `retry_on_failure.max_elapsed_time` of `exporters.red`. At least 1s. Default 1m.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "mirador_service::duration::GoDuration")]
+    pub acknowledge_timeout: Duration,
 }
 
 impl Default for WindowsConfig {
     fn default() -> Self {
-        Self { queue_size_bytes: 16 << 20 }
+        Self { queue_size_bytes: 16 << 20, acknowledge_timeout: Duration::from_mins(1) }
     }
 }
 
@@ -123,20 +135,6 @@ pub struct TelemetryConfig {
     pub metrics: MetricsEndpoint,
 }
 
-/// Redirection of the pods' OTLP connections to this agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SteeringConfig {
-    /// Whether the BPF programs are attached when they are there. Default true.
-    pub enabled: bool,
-}
-
-impl Default for SteeringConfig {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
 impl Config {
     /// Where the process answers about itself.
     pub fn admin(&self) -> AdminConfig {
@@ -156,6 +154,7 @@ impl Config {
         if let Err(error) = Budget::from_config(&self.memory) {
             found.push(error.to_string());
         }
+        found.extend(self.processors.problems().into_iter().map(|line| format!("processors.{line}")));
         found.extend(self.red.problems().into_iter().map(|error| format!("red.{error}")));
         if let Err(error) = self.telemetry.logs.validate() {
             found.push(format!("telemetry.{error}"));
@@ -167,8 +166,16 @@ impl Config {
                 found.push(format!("{key}.endpoint: `{endpoint}` is not address:port, as in 0.0.0.0:8888"));
             }
         }
+        found.extend(self.steering.problems());
         if self.windows.queue_size_bytes == 0 {
             found.push("windows.queue_size_bytes is 0: it must be at least 1".to_owned());
+        }
+        if self.windows.acknowledge_timeout < Duration::from_secs(1) {
+            found.push(format!(
+                "windows.acknowledge_timeout is {:?}: it must be at least 1s, and longer than central's \
+                 spanmetrics.metrics_flush_interval",
+                self.windows.acknowledge_timeout
+            ));
         }
         if self.shutdown_grace.is_zero() {
             found.push("shutdown_grace is 0s: it must be longer, or nothing in flight can finish".to_owned());

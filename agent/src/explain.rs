@@ -184,6 +184,7 @@ mod tests {
             resolver: ResolverConfig {
                 fixed: Some(StaticConfig { hostnames: hosts.iter().map(|&host| host.to_owned()).collect() }),
                 dns: None,
+                k8s: None,
             },
             ..sender::Config::default()
         };

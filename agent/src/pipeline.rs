@@ -1,4 +1,4 @@
-//! One request's way through the agent: validate, place, send, count, acknowledge.
+//! One request's way through the agent: validate, enrich, place, send, count, acknowledge.
 //!
 //! Invariants: a request is acknowledged after every owner has taken its part; its spans are counted
 //! into RED after that and only then; every item is in exactly one book of the [`Ledger`] at any time;
@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mirador_otlp::{Limits, Request, Signal, WireError};
 use mirador_service::drain::Drain;
 use mirador_service::memory::Permit;
@@ -19,8 +20,11 @@ use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
 
 use tonic::Code;
 
+use crate::kubernetes::Caller;
 use crate::ledger::{Entry, Ledger};
+use crate::processors::Processors;
 use crate::red::Red;
+use crate::steering::Enricher;
 use crate::unheard::Unheard;
 
 /// The hint for a client whose request did not fit twice into the byte budget.
@@ -47,6 +51,17 @@ impl Destinations {
     }
 }
 
+/// What happens to a request before it is placed.
+#[derive(Debug)]
+pub struct Inlet {
+    /// This agent's id: what it has forwarded itself must not come back to it.
+    pub own_id: String,
+    /// Adds who is calling, when steering knows.
+    pub enricher: Enricher,
+    /// Adds what is known of pods and hosts.
+    pub processors: Processors,
+}
+
 /// Takes what the receiver admitted.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
@@ -57,6 +72,7 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct Stages {
     destinations: Destinations,
+    inlet: Inlet,
     red: Option<Red>,
     ledger: Ledger,
     /// The same items under the collector's names.
@@ -70,6 +86,7 @@ impl Pipeline {
     /// Joins the stages; `red` is `None` when RED is turned off.
     pub fn new(
         destinations: Destinations,
+        inlet: Inlet,
         red: Option<Red>,
         received: ReceiverMetrics,
         registry: &Registry,
@@ -85,6 +102,7 @@ impl Pipeline {
         Self {
             stages: Arc::new(Stages {
                 destinations,
+                inlet,
                 red,
                 ledger: Ledger::register(registry),
                 received,
@@ -110,6 +128,9 @@ impl Consume for Pipeline {
                 reason: "not_configured",
             });
         };
+        if incoming.via_agent.as_deref() == Some(&*self.stages.inlet.own_id) {
+            return Err(looped());
+        }
         let seed = signal as u64;
         if let Some(accepted) = self.unheard.join(seed, &incoming.body).await {
             self.stages.count_joined(signal, &incoming);
@@ -124,9 +145,16 @@ impl Consume for Pipeline {
 impl Stages {
     async fn settle(&self, signal: Signal, incoming: Incoming) -> Result<Accepted, Refusal> {
         let _in_flight = self.drain.guard();
-        let Incoming { body, permit, transport, .. } = incoming;
-        let request = Request::parse(signal, body, &self.limits).map_err(|error| malformed(&error))?;
-        let outcome = self.forward(&request, permit).await;
+        let Incoming { body, permit, transport, peer, caller, via_agent, .. } = incoming;
+        let received_bytes = body.clone();
+        let mut request = Request::parse(signal, body, &self.limits).map_err(|error| malformed(&error))?;
+        // An agent on the way has added what its node knows; this one's machine is not the sender's.
+        if via_agent.is_none() {
+            let (enriched, pod_uid) = self.inlet.enricher.enrich(request, caller.as_ref());
+            let caller = Caller { pod_uid, ip: peer.ip() };
+            request = self.inlet.processors.apply(enriched, &caller).await;
+        }
+        let outcome = self.forward(&request, received_bytes, permit).await;
         let items = request.items() as u64;
         let refused = outcome.as_ref().map_or(items, |accepted| accepted.rejected_items.min(items));
         if refused > 0 {
@@ -136,7 +164,7 @@ impl Stages {
         outcome
     }
 
-    async fn forward(&self, request: &Request, mut permit: Permit) -> Result<Accepted, Refusal> {
+    async fn forward(&self, request: &Request, received: Bytes, mut permit: Permit) -> Result<Accepted, Refusal> {
         let signal = request.signal();
         let entry = self.ledger.enter(signal, request.items());
         let Some(destination) = self.destinations.of(signal) else {
@@ -154,8 +182,8 @@ impl Stages {
         if placed.without_trace_id > 0 {
             self.without_trace_id.inc_by(placed.without_trace_id as u64);
         }
-        // Parts that are no slices of the request are a second copy of it, which the budget must know.
-        let copied = copied_bytes(request, &placed.parts);
+        // What is no slice of the received body is another copy of it, which the budget must know.
+        let copied = copied_bytes(request, &received, &placed.parts);
         if copied > 0 && !permit.grow(copied) {
             return refuse(entry, no_memory());
         }
@@ -184,10 +212,11 @@ fn refuse(entry: Entry, refusal: Refusal) -> Result<Accepted, Refusal> {
     Err(refusal)
 }
 
-fn copied_bytes(request: &Request, parts: &[mirador_otlp::splice::Part]) -> usize {
+fn copied_bytes(request: &Request, received: &Bytes, parts: &[mirador_otlp::splice::Part]) -> usize {
+    let same = |a: &Bytes, b: &Bytes| a.as_ptr() == b.as_ptr() && a.len() == b.len();
     let whole = request.bytes();
-    let is_whole = |bytes: &bytes::Bytes| bytes.as_ptr() == whole.as_ptr() && bytes.len() == whole.len();
-    parts.iter().filter(|part| !is_whole(&part.bytes)).map(|part| part.bytes.len()).sum()
+    let enriched = if same(whole, received) { 0 } else { whole.len() };
+    enriched + parts.iter().filter(|part| !same(&part.bytes, whole)).map(|part| part.bytes.len()).sum::<usize>()
 }
 
 fn malformed(error: &WireError) -> Refusal {
@@ -205,6 +234,16 @@ fn not_configured(signal: Signal) -> Refusal {
         message: format!("this agent forwards no {}: set exporters.{0}", signal.as_str()),
         retry_after: None,
         reason: "not_configured",
+    }
+}
+
+/// The last guard against an agent that is its own destination, whatever has led there.
+fn looped() -> Refusal {
+    Refusal {
+        code: Code::FailedPrecondition,
+        message: "this agent has forwarded the request to itself: its exporters must not lead back to it".to_owned(),
+        retry_after: None,
+        reason: "loop",
     }
 }
 

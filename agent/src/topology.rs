@@ -24,10 +24,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::Config;
-use crate::pipeline::{Destinations, Pipeline};
+use crate::pipeline::{Destinations, Inlet, Pipeline};
+use crate::processors::Processors;
 use crate::red::outbox::Lost;
 use crate::red::{self, Settings, Windows};
-use crate::steering;
+use crate::steering::{Running, Steering};
 
 /// How much of the grace period is kept for the last RED window when requests take all of it.
 const RED_SHARE: u32 = 4;
@@ -45,6 +46,8 @@ pub struct Agent {
     health: Health,
     drain: Drain,
     id: String,
+    /// Connections are redirected as long as this is there.
+    steering: Running,
 }
 
 /// What was still in flight when the grace period ended.
@@ -66,6 +69,11 @@ impl Report {
 impl Agent {
     /// Builds every stage and binds every port; must be called inside a tokio runtime.
     pub async fn build(config: Config, drain: Drain) -> anyhow::Result<Self> {
+        Self::build_steered(config, Steering::off(), drain).await
+    }
+
+    /// As [`Self::build`], with what [`crate::steering::load`] could load before the process had threads.
+    pub async fn build_steered(config: Config, steering: Steering, drain: Drain) -> anyhow::Result<Self> {
         let problems = config.problems();
         if !problems.is_empty() {
             bail!("the configuration cannot work:\n  {}", problems.join("\n  "));
@@ -89,7 +97,8 @@ impl Agent {
             metrics: destination("metrics", &exporters.metrics)?,
             logs: destination("logs", &exporters.logs)?,
         };
-        let (red, windows) = match destination("red", &exporters.red)? {
+        let red = exporters.red.clone().map(|section| patient(section, config.windows.acknowledge_timeout));
+        let (red, windows) = match destination("red", &red)? {
             Some(destination) => {
                 let component = health.worker("red", RED_MAX_AGE);
                 let (red, windows) = red::build(&settings(&config, &id), destination, &registry, component);
@@ -97,13 +106,15 @@ impl Agent {
             }
             None => (None, None),
         };
-        steering::start(&config.steering, &registry);
-        let receiver = Receiver::bind(config.receiver.clone(), budget, &registry, drain.clone())
+        let mut receiver = Receiver::bind(config.receiver.clone(), budget, &registry, drain.clone())
             .await
             .context("the receiver cannot listen")?;
-        let pipeline = Pipeline::new(destinations, red, receiver.items(), &registry, drain.clone());
+        let processors = Processors::start(&config.processors, &registry, &health);
+        let steering = steering.start(&config.steering, &mut receiver, &registry, &drain);
+        let inlet = Inlet { own_id: id.clone(), enricher: steering.enricher(), processors };
+        let pipeline = Pipeline::new(destinations, inlet, red, receiver.items(), &registry, drain.clone());
         let admin = admin::serve(&config.admin(), registry.clone(), health.clone(), drain.clone()).await?;
-        Ok(Self { receiver, pipeline, windows, admin, registry, health, drain, id })
+        Ok(Self { receiver, pipeline, windows, admin, registry, health, drain, id, steering })
     }
 
     /// Serves until the drain is over; says what was lost.
@@ -113,6 +124,7 @@ impl Agent {
         let kinds = Signal::ALL.map(Kind::Otlp);
         tracing::info!(agent_id = self.id, grpc = %self.receiver.grpc_addr(), http = %self.receiver.http_addr(),
             metrics = %self.admin.metrics, health = %self.admin.health, "ready for OTLP");
+        let _steering = self.steering;
         let serving = self.health.component("receiver");
         serving.ready(true, "");
         let mut receiver = self.receiver.serve(Arc::new(self.pipeline), &kinds);
@@ -134,13 +146,7 @@ impl Agent {
         }
         serving.ready(false, "draining");
         let deadline = self.drain.deadline().unwrap_or_else(Instant::now);
-        let requests_by = deadline - self.drain.grace() / RED_SHARE;
-        let answered = tokio::time::timeout_at(requests_by, self.drain.finished()).await;
-        let requests = match answered {
-            Ok(Ok(())) => 0,
-            Ok(Err(left)) => left.in_flight,
-            Err(_) => self.drain.in_flight(),
-        };
+        let requests = self.drain.answered(RED_SHARE).await;
         finish.send_replace(Some(deadline));
         receiver.abort();
         let red = match windows {
@@ -196,6 +202,13 @@ async fn ended(task: Option<&mut JoinHandle<Lost>>) -> String {
         Some(task) => format!("{:?}", task.await),
         None => std::future::pending().await,
     }
+}
+
+/// Central answers a RED window when its own flush is stored, which is longer than any other request takes.
+fn patient(mut section: mirador_transport::sender::Config, wait: Duration) -> mirador_transport::sender::Config {
+    section.timeout = wait;
+    section.retry_on_failure.max_elapsed_time = wait;
+    section
 }
 
 fn settings(config: &Config, id: &str) -> Settings {

@@ -85,7 +85,7 @@ fn sigterm_drains_and_exits_with_0() {
     // A port that nobody listens on: the agent serves without its central.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config = String::from(
-        "receiver: {protocols: {grpc: {endpoint: \"127.0.0.1:0\"}, http: {endpoint: \"127.0.0.1:0\"}}}\nhealth: {endpoint: \"127.0.0.1:0\"}\ntelemetry: {metrics: {endpoint: \"127.0.0.1:0\"}, logs: {format: json}}\nshutdown_grace: 10s\nexporters:\n",
+        "receiver: {protocols: {grpc: {endpoint: \"127.0.0.1:0\"}, http: {endpoint: \"127.0.0.1:0\"}}}\nhealth: {endpoint: \"127.0.0.1:0\"}\ntelemetry: {metrics: {endpoint: \"127.0.0.1:0\"}, logs: {format: json}}\nshutdown_grace: 10s\nsteering: {enabled: false}\nexporters:\n",
     );
     for name in ["traces", "metrics", "logs", "red"] {
         config += &exporter(name, nobody);
@@ -100,8 +100,9 @@ fn sigterm_drains_and_exits_with_0() {
             break;
         }
     }
-    let steering: Vec<&String> = log.iter().filter(|line| line.contains("not built")).collect();
-    assert_eq!(steering.len(), 1, "steering says once that it is not built: {log:?}");
+    let steering: Vec<&String> = log.iter().filter(|line| line.contains("\"steering\"")).collect();
+    assert_eq!(steering.len(), 1, "steering says once what it does: {log:?}");
+    assert!(steering[0].contains("off") && steering[0].contains("disabled"), "{steering:?}");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let rest: Vec<String> = lines.map(Result::unwrap).collect();

@@ -3,18 +3,17 @@
 //! Exit codes: 0 done, 2 the command line is wrong, 64 the configuration is (nothing was bound), 70 the process failed
 //! while it ran.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+pub mod backtest;
+pub mod forest;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+pub use mirador_service::cli::{Failed, Topic, print};
 use mirador_service::config as file;
 
 use crate::config::Config;
 use crate::role::Role;
-
-/// `EX_SOFTWARE` of sysexits.h.
-const EXIT_FAILED: u8 = 70;
 
 /// Pairs spans into service edges, merges RED series, scores every metric and stores everything once.
 #[derive(Debug, Parser)]
@@ -41,6 +40,10 @@ pub enum Command {
     Logs(RoleArgs),
     /// Every role in one process; without a file on loopback, with everything in one SQLite file.
     All(AllArgs),
+    /// Score recorded series as the service would: CSV files or Prometheus exports, row by row.
+    Backtest(Box<backtest::BacktestArgs>),
+    /// Score the rows of a table (CSV or .npz), and measure the scores when there are labels.
+    Forest(Box<forest::Options>),
     /// Print the configuration that is in effect, or every problem in it.
     Validate(ValidateArgs),
     /// Print a part of the documentation as markdown.
@@ -50,15 +53,6 @@ pub enum Command {
         #[arg(value_enum)]
         topic: Topic,
     },
-}
-
-/// A part of the documentation that the program knows best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Topic {
-    /// Every key of the configuration.
-    Config,
-    /// Every metric that the process serves.
-    Telemetry,
 }
 
 /// Where the configuration of one role is.
@@ -88,37 +82,6 @@ pub struct ValidateArgs {
     file: AllArgs,
 }
 
-/// A command that failed, with its exit code.
-#[derive(Debug)]
-pub struct Failed {
-    code: u8,
-    message: String,
-}
-
-impl Failed {
-    /// The configuration or the command line is wrong.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: file::EXIT_CODE, message: message.into() }
-    }
-
-    /// The process failed while it ran.
-    pub fn software(error: &anyhow::Error) -> Self {
-        Self { code: EXIT_FAILED, message: format!("{error:#}") }
-    }
-
-    /// The exit code.
-    pub fn code(&self) -> u8 {
-        self.code
-    }
-
-    /// Says it on stderr.
-    pub fn report(&self) -> ExitCode {
-        // Nothing is left to do when stderr is closed.
-        drop(writeln!(std::io::stderr(), "mirador-central: {}", self.message.trim_end()));
-        ExitCode::from(self.code)
-    }
-}
-
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Task {
@@ -128,6 +91,10 @@ pub enum Task {
     Print(String),
     /// Print every metric that the process serves.
     Telemetry,
+    /// Score a table.
+    Forest(Box<forest::Options>),
+    /// Score recorded series.
+    Backtest(Box<backtest::BacktestArgs>),
 }
 
 impl Cli {
@@ -151,6 +118,8 @@ impl Cli {
                 Ok(Task::Print(file::document::<Config>("Keys of the central roles")))
             }
             Command::Docs { topic: Topic::Telemetry } => Ok(Task::Telemetry),
+            Command::Backtest(args) => Ok(Task::Backtest(args.clone())),
+            Command::Forest(options) => Ok(Task::Forest(options.clone())),
         }
     }
 }
@@ -165,15 +134,7 @@ fn load(role: Role, path: Option<&Path>) -> Result<Config, Failed> {
     if problems.is_empty() {
         return Ok(config);
     }
-    Err(Failed::usage(format!("the configuration cannot work:\n  {}", problems.join("\n  "))))
-}
-
-/// Writes to stdout.
-///
-/// # Errors
-/// When stdout is closed.
-pub fn print(text: &str) -> Result<(), Failed> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failed::software(&error.into()))
+    Err(Failed::problems(&problems))
 }
 
 #[cfg(test)]

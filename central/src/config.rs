@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::role::Role;
+use crate::snapshot::StateConfig;
 use crate::stores::ExportersConfig;
 use crate::{console, isolationforest, servicegraph, spanmetrics};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub spanmetrics: spanmetrics::Config,
     /// Role isolationforest: a score for every metric.
     pub isolationforest: isolationforest::Config,
+    /// What outlives the process.
+    pub state: StateConfig,
     /// Where data goes.
     pub exporters: ExportersConfig,
     /// The live page over the embedded store.
@@ -59,6 +62,7 @@ impl Default for Config {
             servicegraph: servicegraph::Config::default(),
             spanmetrics: spanmetrics::Config::default(),
             isolationforest: isolationforest::Config::default(),
+            state: StateConfig::default(),
             exporters: ExportersConfig::default(),
             console: console::Config::default(),
             telemetry: TelemetryConfig::default(),
@@ -82,7 +86,8 @@ pub struct TelemetryConfig {
 impl Config {
     /// Everything in one process on loopback, kept in one SQLite file; the agent's defaults send here.
     pub fn laptop() -> Self {
-        let mut config = Self { exporters: ExportersConfig::laptop(), ..Self::default() };
+        let state = StateConfig { directory: Some("mirador-data".into()) };
+        let mut config = Self { exporters: ExportersConfig::laptop(), state, ..Self::default() };
         "127.0.0.1:14317".clone_into(&mut config.receiver.protocols.grpc.endpoint);
         "127.0.0.1:14318".clone_into(&mut config.receiver.protocols.http.endpoint);
         "127.0.0.1:18888".clone_into(&mut config.telemetry.metrics.endpoint);
@@ -108,7 +113,9 @@ impl Config {
             let found = self.isolationforest.problems();
             problems.extend(found.into_iter().map(|problem| format!("isolationforest.{problem}")));
         }
+        problems.extend(self.state.problems());
         problems.extend(self.exporters.problems(role));
+        problems.extend(self.console.problems());
         for (key, endpoint) in
             [("telemetry.metrics", &self.telemetry.metrics.endpoint), ("health", &self.health.endpoint)]
         {

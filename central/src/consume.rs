@@ -60,8 +60,9 @@ impl Consumer {
             (Signal::Traces, Some(servicegraph), ..) => {
                 let accepted = servicegraph.consume(&request).await?;
                 if let Some(spanmetrics) = roles.spanmetrics.as_ref().filter(|_| !is_counted) {
-                    // They are stored. Failing now would make the client send all of it again for numbers that a
-                    // shutdown is about to end anyway.
+                    // They are stored, and a refusal would make the client store all of them again: when the store of
+                    // the metrics is away for longer than the client waits, they are counted in memory only (and
+                    // mirador_spanmetrics_unconfirmed_requests says so).
                     spanmetrics.observe(request).await.ok();
                 }
                 Ok(accepted)
@@ -90,11 +91,11 @@ impl Consumer {
 impl Consume for Consumer {
     async fn consume(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
         let _in_flight = self.drain.guard();
-        // The permit pays for the body until the request is settled.
-        let Incoming { kind, body, via_agent, transport, permit: _permit, .. } = incoming;
+        // The permit pays for the body until the request is settled; a delta's until it is merged.
+        let Incoming { kind, body, via_agent, transport, permit, .. } = incoming;
         let signal = match (kind, &self.roles.spanmetrics) {
             (Kind::Otlp(signal), _) => signal,
-            (Kind::Red, Some(spanmetrics)) => return spanmetrics.merge(body).await,
+            (Kind::Red, Some(spanmetrics)) => return spanmetrics.merge(body, Some(permit)).await,
             (Kind::Red, None) => return Err(not_here(kind)),
         };
         let request = self.parse(signal, body)?;

@@ -52,6 +52,21 @@ pub struct Flush {
     id: u64,
 }
 
+/// What a series is besides its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// When counting began.
+    pub start_unix_nano: u64,
+    /// The newest update.
+    pub updated_unix_nano: u64,
+    /// Its first zero has not been confirmed.
+    pub is_new: bool,
+    /// Its stale marker has not been confirmed.
+    pub is_ending: bool,
+    /// It stands for others.
+    pub is_overflow: bool,
+}
+
 /// One series as a flush shows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a, K, V> {
@@ -133,9 +148,8 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
 
     /// Begins a flush: series that were not updated for the expiration are now ending.
     pub fn begin_flush(&mut self, now_unix_nano: u64) -> Flush {
-        let time = now_unix_nano.max(self.flushed_at + 2 * MILLISECOND);
-        self.flushed_at = time;
-        self.flush += 1;
+        let flush = self.next_flush(now_unix_nano);
+        let time = flush.time_unix_nano;
         for entry in self.series.values_mut() {
             let is_idle = self.expiration.is_some_and(|after| time.saturating_sub(entry.updated) >= after);
             if entry.phase == Phase::Live && is_idle {
@@ -143,7 +157,28 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
             }
             entry.carried = self.flush;
         }
-        Flush { time_unix_nano: time, id: self.flush }
+        flush
+    }
+
+    /// Begins a flush of the series that `is_wanted`; no series ends by it.
+    pub fn begin_flush_of(&mut self, now_unix_nano: u64, is_wanted: impl Fn(&V) -> bool) -> Flush {
+        let flush = self.next_flush(now_unix_nano);
+        for entry in self.series.values_mut().filter(|entry| is_wanted(&entry.value)) {
+            entry.carried = flush.id;
+        }
+        flush
+    }
+
+    fn next_flush(&mut self, now_unix_nano: u64) -> Flush {
+        self.flushed_at = now_unix_nano.max(self.flushed_at + 2 * MILLISECOND);
+        self.flush += 1;
+        Flush { time_unix_nano: self.flushed_at, id: self.flush }
+    }
+
+    /// The series of a flush.
+    pub fn carried(&mut self, flush: Flush) -> impl Iterator<Item = (&K, &mut V)> {
+        let carried = self.series.iter_mut().filter(move |(_, entry)| entry.carried == flush.id);
+        carried.map(|(key, entry)| (key, &mut entry.value))
     }
 
     /// Every series that is held.
@@ -166,6 +201,43 @@ impl<K: Hash + Eq + Clone, V: Default> Cumulative<K, V> {
     /// The value of a series, for what belongs to one flush only (exemplars, windows).
     pub fn value_mut(&mut self, key: &K) -> Option<&mut V> {
         self.series.get_mut(key).map(|entry| &mut entry.value)
+    }
+
+    /// Time of the newest flush, confirmed or not.
+    pub fn flushed_at(&self) -> u64 {
+        self.flushed_at
+    }
+
+    /// Every series with what another process needs to go on with it.
+    pub fn lives(&self) -> impl Iterator<Item = (&K, &V, Life)> {
+        self.series.iter().map(|(key, entry)| {
+            let life = Life {
+                start_unix_nano: entry.start,
+                updated_unix_nano: entry.updated,
+                is_new: entry.phase == Phase::New,
+                is_ending: entry.phase == Phase::Ending,
+                is_overflow: entry.is_overflow,
+            };
+            (key, &entry.value, life)
+        })
+    }
+
+    /// Goes on where the map of another process was at its flush at `flushed_at`. Series that are held are replaced.
+    pub fn resume(&mut self, flushed_at: u64, series: impl Iterator<Item = (K, V, Life)>) {
+        self.flushed_at = self.flushed_at.max(flushed_at);
+        for (key, value, life) in series {
+            self.overflows += usize::from(life.is_overflow);
+            let phase = match (life.is_ending, life.is_new) {
+                (true, _) => Phase::Ending,
+                (false, true) => Phase::New,
+                (false, false) => Phase::Live,
+            };
+            let (start, updated) = (life.start_unix_nano, life.updated_unix_nano);
+            let entry = Entry { value, start, updated, carried: 0, phase, is_overflow: life.is_overflow };
+            if self.series.insert(key, entry).is_some_and(|before| before.is_overflow) {
+                self.overflows -= 1;
+            }
+        }
     }
 
     /// Every value.

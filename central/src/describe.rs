@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mirador_service::cli::on_free_ports;
 use mirador_service::drain::Drain;
 
 use crate::config::Config;
@@ -24,19 +25,17 @@ pub async fn telemetry() -> anyhow::Result<String> {
         embedded.path = folder.join("store.sqlite");
     }
     config.console.enabled = false;
-    for endpoint in [
+    on_free_ports([
         &mut config.receiver.protocols.grpc.endpoint,
         &mut config.receiver.protocols.http.endpoint,
         &mut config.telemetry.metrics.endpoint,
         &mut config.health.endpoint,
-    ] {
-        "127.0.0.1:0".clone_into(endpoint);
-    }
+    ]);
     let drain = Drain::new(Duration::ZERO);
     let central = Central::build(config, Role::All, drain.clone()).await?;
     let registry = central.registry().clone();
     let _consumer = Consumer::new(Roles::default(), central.receiver_items(), &registry, drain.clone());
-    VictoriaTraces::new(&victoriatraces::default_config(), &registry)?;
+    VictoriaTraces::new(&victoriatraces::Config::default(), &registry)?;
     let to = otlphttp::Config { endpoint: "http://127.0.0.1/v1/logs".to_owned(), ..otlphttp::Config::default() };
     OtlpHttp::new("otlphttp_logs", &to, &registry)?;
     let to = victoriametrics::Config {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backtest;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod normalise;
 pub mod role;
 pub mod series;
 pub mod servicegraph;
+pub mod snapshot;
 pub mod spanmetrics;
 pub mod stores;
 #[cfg(test)]

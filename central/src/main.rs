@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mirador_central::cli::{self, Cli, Failed, Task};
+use mirador_central::cli::{self, Cli, Failed, Task, forest};
 use mirador_central::config::Config;
 use mirador_central::describe;
 use mirador_central::role::Role;
@@ -20,11 +20,13 @@ fn main() -> ExitCode {
         Ok(Task::Run(role, config)) => run(role, *config),
         Ok(Task::Print(text)) => cli::print(&text),
         Ok(Task::Telemetry) => telemetry_page(),
+        Ok(Task::Forest(options)) => return forest::run(&options),
+        Ok(Task::Backtest(args)) => return args.run(),
         Err(failed) => Err(failed),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failed) => failed.report(),
+        Err(failed) => failed.report("mirador-central"),
     }
 }
 

@@ -113,6 +113,8 @@ pub struct Output {
     pub bytes: usize,
     /// Series after the buckets of the latest histogram point: its count, and its sum where there is one.
     trailing: usize,
+    /// Upper bounds and counts, not added up, of the latest histogram point, cumulative in time: for the scorer.
+    pub buckets: Vec<(f64, u64)>,
 }
 
 /// Bytes of a sample and its envelope on the wire.
@@ -124,6 +126,13 @@ impl Output {
         self.samples += 1;
         self.bytes += labels.encoded().len() + SAMPLE_BYTES;
         self.series.push(crate::series::Series::sample(labels.clone(), timestamp_ms, value));
+    }
+
+    /// Adds what another one holds.
+    pub fn append(&mut self, mut other: Self) {
+        self.series.append(&mut other.series);
+        self.samples += other.samples;
+        self.bytes += other.bytes;
     }
 
     /// Hangs exemplars on the latest series.

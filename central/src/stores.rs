@@ -49,7 +49,8 @@ pub struct ExportersConfig {
     /// Logs to Cassandra.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cassandra: Option<cassandra::Config>,
-    /// Logs to any store that takes OTLP/HTTP.
+    /// Logs to any store that takes OTLP/HTTP. Role isolationforest sends its episodes there, too: name the role
+    /// `logs` or the store itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlphttp_logs: Option<otlphttp::Config>,
     /// Roles servicegraph and spanmetrics: the owners of isolationforest, which get the metrics of edges and RED, by
@@ -141,15 +142,17 @@ impl ExportersConfig {
         problems
     }
 
+    /// Whether a store of logs is named, other than the embedded one.
+    fn names_log_store(&self) -> bool {
+        self.cassandra.is_some() || self.otlphttp_logs.is_some()
+    }
+
     /// What the named backends themselves find wrong with their sections.
     fn section_problems(&self) -> Vec<String> {
-        let otlp = [
-            ("victoriatraces", &self.victoriatraces),
-            ("otlphttp_traces", &self.otlphttp_traces),
-            ("otlphttp_logs", &self.otlphttp_logs),
-        ];
+        let otlp = [("otlphttp_traces", &self.otlphttp_traces), ("otlphttp_logs", &self.otlphttp_logs)];
         let mut checked: Vec<anyhow::Result<()>> =
             otlp.into_iter().filter_map(|(name, section)| Some(section.as_ref()?.check(name))).collect();
+        checked.extend(self.victoriatraces.as_ref().map(|section| section.check("victoriatraces")));
         checked.extend(self.cassandra.as_ref().map(cassandra::Config::check));
         checked.extend(self.embedded.as_ref().map(embedded::Config::check));
         checked.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect()
@@ -201,7 +204,8 @@ impl Stores {
             let (name, store) = stores.metric_store(config, surroundings)?;
             stores.metrics = Some(Arc::new(Retrying::<dyn MetricStore>::new(store, retry(), meters.of(name))));
         }
-        if role.does(Role::Logs) {
+        // Role isolationforest writes its episodes there.
+        if role.does(Role::Logs) || role == Role::IsolationForest && config.names_log_store() {
             let (name, store) = stores.log_store(config, surroundings)?;
             stores.logs = Some(Arc::new(Retrying::<dyn LogStore>::new(store, retry(), meters.of(name))));
         }

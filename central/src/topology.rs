@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mirador_otlp::Request;
@@ -31,7 +30,7 @@ use crate::logs::Logs;
 use crate::metrics_out::{FlushMeters, Flusher, MetricsOut, Sent, ToOwners};
 use crate::role::Role;
 use crate::servicegraph::{self, ServiceGraph};
-use crate::spanmetrics::SpanMetrics;
+use crate::spanmetrics::{self, SpanMetrics};
 use crate::stores::{Stores, Surroundings};
 
 /// The share of the grace period that is kept for the last flush when requests take all of it.
@@ -95,10 +94,13 @@ impl Central {
         around: Surroundings<'_>,
         supervisor: &mut Supervisor,
     ) -> anyhow::Result<Roles> {
-        let Surroundings { registry, health, .. } = around;
+        let Surroundings { registry, health, drain } = around;
+        let file = |kind| config.state.file(kind).context("state.directory cannot be made");
         let mut roles = Roles::default();
         if let Some(store) = stores.metrics {
-            let (forest, tasks) = isolationforest::Role::start(config.isolationforest.clone(), store, registry, health);
+            let (logs, state) = (stores.logs.clone(), file(isolationforest::state::KIND)?);
+            let parts = isolationforest::Parts { store, logs, state, registry, health };
+            let (forest, tasks) = isolationforest::Role::start(config.isolationforest.clone(), parts);
             supervisor.spawn("isolationforest", tasks.ended());
             roles.isolationforest = Some(forest);
         }
@@ -116,16 +118,16 @@ impl Central {
             anyhow::Ok(Flusher::new(from, out, meters.clone()))
         };
         if let Some(store) = stores.traces {
-            let flusher = flusher("servicegraph")?;
-            let parts = servicegraph::Parts { store, flusher, registry, health, supervisor };
+            let (flusher, state) = (flusher("servicegraph")?, file(servicegraph::persist::KIND)?);
+            let parts = servicegraph::Parts { store, flusher, registry, health, supervisor, state };
             roles.servicegraph = Some(Arc::new(ServiceGraph::start(&config.servicegraph, parts)));
         }
         if role.does(Role::SpanMetrics) {
-            let flusher = flusher("spanmetrics")?;
-            let started = SpanMetrics::start(&config.spanmetrics, flusher, registry, health, supervisor);
-            roles.spanmetrics = Some(Arc::new(started));
+            let (flusher, state) = (flusher("spanmetrics")?, file(spanmetrics::persist::KIND)?);
+            let parts = spanmetrics::Parts { flusher, registry, health, drain, supervisor, state };
+            roles.spanmetrics = Some(Arc::new(SpanMetrics::start(&config.spanmetrics, parts)));
         }
-        roles.logs = stores.logs.map(|store| Arc::new(Logs::new(store, registry)));
+        roles.logs = stores.logs.filter(|_| role.does(Role::Logs)).map(|store| Arc::new(Logs::new(store, registry)));
         Ok(roles)
     }
 
@@ -158,7 +160,7 @@ impl Central {
         drain.started().await;
         serving.ready(false, "draining");
         let deadline = drain.deadline().unwrap_or_else(Instant::now);
-        let in_flight = answered(&drain, deadline - drain.grace() / FLUSH_SHARE).await;
+        let in_flight = drain.answered(FLUSH_SHARE).await;
         receiver.abort();
         // The receiver's task holds the roles; it has ended, one way or the other, when this returns.
         drop(receiver.await);
@@ -204,15 +206,6 @@ impl Central {
     /// The process' own metrics.
     pub fn registry(&self) -> &Registry {
         &self.registry
-    }
-}
-
-/// Waits until every request is answered; gives the number of those that are not when time is up.
-async fn answered(drain: &Drain, by: Instant) -> usize {
-    match tokio::time::timeout_at(by.max(Instant::now() + Duration::from_millis(1)), drain.finished()).await {
-        Ok(Ok(())) => 0,
-        Ok(Err(left)) => left.in_flight,
-        Err(_) => drain.in_flight(),
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) const WAIT: Duration = Duration::from_secs(180);
 pub(crate) struct Fleet {
     pub(crate) agents: Vec<Node>,
     pub(crate) servicegraph: Node,
-    _spanmetrics: Node,
+    pub(crate) spanmetrics: Node,
     pub(crate) forests: Vec<Node>,
     pub(crate) traces: Jaeger,
     pub(crate) metrics: VictoriaMetrics,
@@ -34,6 +34,11 @@ pub(crate) fn owners(nodes: &[&Node]) -> Value {
 impl Fleet {
     /// Starts everything with `agents` agents; `agent` and `graph` are laid over their configurations.
     pub(crate) async fn start(agents: usize, agent: Value, graph: Value) -> Result<Self> {
+        Self::start_with(agents, agent, graph, json!({})).await
+    }
+
+    /// As [`Self::start`]; `red` is laid over the configuration of spanmetrics.
+    pub(crate) async fn start_with(agents: usize, agent: Value, graph: Value, red: Value) -> Result<Self> {
         let (metrics, traces) = tokio::try_join!(VictoriaMetrics::start(), Jaeger::start())?;
         let mut forests = Vec::new();
         for _ in 0..3 {
@@ -50,11 +55,10 @@ impl Fleet {
         });
         merge(&mut graph_config, graph);
         let servicegraph = Node::central("servicegraph", graph_config).await?;
-        let spanmetrics = Node::central(
-            "spanmetrics",
-            json!({"exporters": {"metrics": forest}, "spanmetrics": {"metrics_flush_interval": "250ms"}}),
-        )
-        .await?;
+        let mut red_config =
+            json!({"exporters": {"metrics": forest}, "spanmetrics": {"metrics_flush_interval": "250ms"}});
+        merge(&mut red_config, red);
+        let spanmetrics = Node::central("spanmetrics", red_config).await?;
         let mut started = Vec::new();
         for index in 0..agents {
             let mut config = json!({
@@ -67,7 +71,7 @@ impl Fleet {
             merge(&mut config, agent.clone());
             started.push(Node::agent(config).await?);
         }
-        Ok(Self { agents: started, servicegraph, _spanmetrics: spanmetrics, forests, traces, metrics })
+        Ok(Self { agents: started, servicegraph, spanmetrics, forests, traces, metrics })
     }
 
     /// A client of the n-th agent.
@@ -194,18 +198,29 @@ pub(crate) async fn stored_red(metrics: &VictoriaMetrics) -> Result<BTreeMap<Red
     Ok(found)
 }
 
-/// The last value of every edge.
+/// How much a counter has grown, over the restarts of the process that wrote it.
+fn increase(samples: &[(i64, f64)]) -> f64 {
+    let mut before = 0.0;
+    let mut increase = 0.0;
+    for (_, value) in samples {
+        increase += if *value < before { *value } else { value - before };
+        before = *value;
+    }
+    increase
+}
+
+/// The increase of every edge.
 pub(crate) async fn stored_edges(metrics: &VictoriaMetrics) -> Result<BTreeMap<EdgeKey, Edge>> {
     let mut found: BTreeMap<EdgeKey, Edge> = BTreeMap::new();
     for series in metrics.export(r#"{__name__=~"traces_service_graph_request(_failed)?_total"}"#).await? {
         let labels = &series.labels;
-        let Some((_, last)) = series.samples.last() else { continue };
+        let total = increase(&series.samples) as u64;
         let key = (label(labels, "client"), label(labels, "server"), label(labels, "connection_type"));
         let edge = found.entry(key).or_default();
         if label(labels, "__name__") == "traces_service_graph_request_total" {
-            edge.calls += *last as u64;
+            edge.calls += total;
         } else {
-            edge.failed += *last as u64;
+            edge.failed += total;
         }
     }
     Ok(found)

@@ -3,6 +3,7 @@
 //! A test waits for a condition and never for a time; every port is free when it is taken; every process is a
 //! child that ends with the test.
 
+mod backtest;
 mod exact;
 mod faults;
 mod fleet;

@@ -2,8 +2,10 @@
 //!
 //! Never: asserts a figure; a bench prints, people judge.
 
+mod forest;
 mod life;
 mod pipeline;
+mod steering;
 mod subject;
 
 use anyhow::Result;
@@ -17,15 +19,19 @@ pub(crate) struct Options {
 
 #[derive(Debug, clap::Subcommand)]
 enum Part {
+    Forest(forest::Options),
     Pipeline(pipeline::Options),
     Life(life::Options),
+    Steering(steering::Options),
 }
 
 /// Runs one part of the bench and prints its tables in Markdown.
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.part {
+        Part::Forest(options) => forest::run(options),
         Part::Pipeline(options) => pipeline::run(options),
         Part::Life(options) => life::run(options),
+        Part::Steering(options) => steering::run(options),
     }
 }
 

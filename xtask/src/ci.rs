@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::workspace::{cargo, succeed};
-use crate::{codegen, docs, test, tidy};
+use crate::{chart, codegen, docs, test, tidy};
 
 /// Run every check and then all tests; stop at the first failure.
 #[derive(clap::Args)]
@@ -19,7 +19,7 @@ pub(crate) struct Options {
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Cheap first.
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("fmt", || succeed(&mut cargo(["fmt", "--all", "--check"]))),
     ("tidy", || tidy::run(&tidy::Options::default())),
     ("clippy", || succeed(&mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
@@ -29,6 +29,7 @@ const CHECKS: [Check; 6] = [
     }),
     ("codegen --check", || codegen::run(&codegen::Options { check: true })),
     ("docs --check", || docs::run(&docs::Options { check: true })),
+    ("chart --check --readme", chart::check_readme),
 ];
 
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -6,10 +6,15 @@
 
 mod backends;
 mod bench;
+mod build_ebpf;
+mod chart;
 mod ci;
 mod codegen;
 mod docs;
+mod e2e;
+mod image;
 mod test;
+mod test_kernels;
 mod tidy;
 mod up;
 mod workspace;
@@ -28,24 +33,34 @@ struct Cli {
 enum Verb {
     Up(up::Options),
     Test(test::Options),
+    TestKernels(test_kernels::Options),
     Ci(ci::Options),
     Tidy(tidy::Options),
     Backends(backends::Options),
     Bench(bench::Options),
+    BuildEbpf(build_ebpf::Options),
     Codegen(codegen::Options),
     Docs(docs::Options),
+    Chart(chart::Options),
+    Image(image::Options),
+    E2e(e2e::Options),
 }
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().verb {
         Verb::Up(options) => up::run(&options),
         Verb::Test(options) => test::run(&options),
+        Verb::TestKernels(options) => test_kernels::run(&options),
         Verb::Ci(options) => ci::run(&options),
         Verb::Tidy(options) => tidy::run(&options),
         Verb::Backends(options) => backends::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::BuildEbpf(options) => build_ebpf::run(&options),
         Verb::Codegen(options) => codegen::run(&options),
         Verb::Docs(options) => docs::run(&options),
+        Verb::Chart(options) => chart::run(&options),
+        Verb::Image(options) => image::run(&options),
+        Verb::E2e(options) => e2e::run(&options),
     };
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,

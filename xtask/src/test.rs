@@ -15,8 +15,9 @@ use anyhow::{Context as _, Result, bail};
 use mirador_support::backends::catalog::{Group, Program};
 use tally::Tally;
 
+use crate::test_kernels::{self, Verdict};
 use crate::workspace::{cargo, shown, succeed, target_folder};
-use crate::{backends, workspace};
+use crate::{backends, build_ebpf, workspace};
 
 /// Install what the tests need, run all of them and say how many passed, failed and were skipped.
 ///
@@ -40,6 +41,9 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut tally = Tally::default();
     let result = prepare(options).and_then(|()| run_tests(options, &mut tally));
+    if options.filter.is_none() && options.package.is_none() && result.is_ok() {
+        other_kernels(&mut tally);
+    }
     for line in tally.notes() {
         println!("{line}");
     }
@@ -61,6 +65,10 @@ fn prepare(options: &Options) -> Result<()> {
         let programs: Vec<_> = Program::of(Group::Tests).collect();
         backends::install_all(&programs)?;
     }
+    // The agent works without the programs; the tests that need them say so and are counted as skipped.
+    if let Err(error) = build_ebpf::ensure(false) {
+        eprintln!("test: the agent is built without steering: {error:#}");
+    }
     // With all targets, so that the programs which tests start are there and share one set of features.
     let mut build = cargo(["build", "--all-targets"]);
     succeed(scope(options, &mut build)).context("the workspace does not compile")
@@ -70,6 +78,16 @@ fn scope<'a>(options: &Options, command: &'a mut std::process::Command) -> &'a m
     match &options.package {
         Some(package) => command.args(["--package", package]),
         None => command.arg("--workspace"),
+    }
+}
+
+/// The checks that need another kernel than this machine's; each is one test.
+fn other_kernels(tally: &mut Tally) {
+    let verdicts = test_kernels::check(None).unwrap_or_else(|error| vec![Verdict::Skipped(format!("{error:#}"))]);
+    for verdict in verdicts {
+        let (Verdict::Good(text) | Verdict::Bad(text) | Verdict::Skipped(text)) = &verdict;
+        println!("steering on another kernel: {text}");
+        tally.kernel(&verdict);
     }
 }
 

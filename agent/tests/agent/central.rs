@@ -102,14 +102,17 @@ impl Drop for Central {
 
 impl Central {
     pub(crate) async fn start() -> Self {
-        let receiver = Receiver::bind(
-            receiver_config(),
-            Budget::new(256 << 20),
-            &Registry::new(),
-            Drain::new(Duration::from_secs(1)),
-        )
-        .await
-        .unwrap();
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// Takes OTLP/gRPC at this address.
+    pub(crate) async fn start_at(grpc: &str) -> Self {
+        let mut config = receiver_config();
+        grpc.clone_into(&mut config.protocols.grpc.endpoint);
+        let receiver =
+            Receiver::bind(config, Budget::new(256 << 20), &Registry::new(), Drain::new(Duration::from_secs(1)))
+                .await
+                .unwrap();
         let recorder = Recorder {
             calls: Arc::default(),
             script: Arc::new(Mutex::new(Box::new(|_| Reply::Accept))),
@@ -161,6 +164,7 @@ pub(crate) fn exporter(owners: &[&Central]) -> Exporter {
         resolver: ResolverConfig {
             fixed: Some(StaticConfig { hostnames: owners.iter().map(|owner| owner.name()).collect() }),
             dns: None,
+            k8s: None,
         },
         ..Exporter::default()
     };

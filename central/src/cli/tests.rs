@@ -51,5 +51,5 @@ fn validate_prints_what_is_effective_and_refuses_what_cannot_work() {
     let bad = file("servicegraph: {store: {ttl: 0s}}\n");
     let failed = task(&format!("mirador-central validate servicegraph --config {}", bad.path().display())).unwrap_err();
     assert_eq!(failed.code(), 64);
-    assert!(failed.message.contains("servicegraph.store.ttl") && failed.message.contains("nowhere to keep traces"));
+    assert!(failed.message().contains("servicegraph.store.ttl") && failed.message().contains("nowhere to keep traces"));
 }

@@ -100,7 +100,7 @@ fn an_unknown_key_is_an_error() {
 #[test]
 fn what_a_backend_finds_wrong_with_its_section_is_said_by_validate() {
     let config = read(
-        "exporters:\n  otlphttp_traces: {endpoint: 'https://traces.example/v1/traces'}\n  cassandra: {hosts: [], keyspace: 'a-b'}\n  \
+        "exporters:\n  otlphttp_traces: {endpoint: 'ftp://traces.example/v1/traces'}\n  cassandra: {hosts: [], keyspace: 'a-b'}\n  \
          embedded: {path: ''}\n",
     );
     let problems = config.problems(Role::All).join("\n");

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::query::{self, LabelMap, LogFilter, Store, TraceFilter};
+use super::query::{self, LabelMap, LogFilter, Store, TraceFilter, Unanswered};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
@@ -78,7 +78,12 @@ impl IntoResponse for Problem {
 
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
-        Self(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
+        let status = match error.downcast_ref::<Unanswered>() {
+            Some(Unanswered::Busy(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Some(Unanswered::TooSlow(_)) => StatusCode::GATEWAY_TIMEOUT,
+            None => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, format!("{error:#}"))
     }
 }
 

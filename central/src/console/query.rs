@@ -1,16 +1,20 @@
 //! Questions that the console asks the embedded store.
 //!
-//! Never: holds the connection across an await, reads more than [`ROWS`] samples for one answer.
+//! One question is asked at a time, and each has a limit of time, after which it is interrupted.
+//!
+//! Never: reads more than [`ROWS`] samples for one answer.
 
 mod red;
 mod search;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, InterruptHandle, params};
 use serde::Serialize;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::Instant;
 
 use crate::exporter::embedded::Embedded;
 pub(super) use search::{LogFilter, TraceFilter};
@@ -21,10 +25,27 @@ const ROWS: i64 = 500_000;
 /// Labels of one series, sorted by name.
 pub(super) type LabelMap = BTreeMap<String, String>;
 
+/// A question that is interrupted is interrupted again after this long, until it ends: an interrupt reaches only a
+/// statement that is running.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// Reads the store, one question at a time.
 #[derive(Clone)]
 pub(super) struct Store {
     connection: Arc<Mutex<Connection>>,
+    interrupt: Arc<InterruptHandle>,
+    limit: Duration,
+}
+
+/// Why there is no answer although the question is right.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// Others took the time.
+    #[error("earlier questions have kept the store busy for {}; ask again", mirador_service::duration::format(*.0))]
+    Busy(Duration),
+    /// It took the time itself.
+    #[error("this takes longer than console.query_timeout, {}; ask for a shorter range (since) or fewer rows (limit)", mirador_service::duration::format(*.0))]
+    TooSlow(Duration),
 }
 
 /// Samples of one series as the API returns them; a stale marker is `null`.
@@ -44,18 +65,52 @@ struct Growth {
 }
 
 impl Store {
-    pub(super) fn new(store: &Embedded) -> anyhow::Result<Self> {
-        Ok(Self { connection: Arc::new(Mutex::new(store.reader()?)) })
+    pub(super) fn new(store: &Embedded, limit: Duration) -> anyhow::Result<Self> {
+        Ok(Self::of(store.reader()?, limit))
     }
 
-    /// Runs a question on a thread that may block.
+    fn of(connection: Connection, limit: Duration) -> Self {
+        let interrupt = Arc::new(connection.get_interrupt_handle());
+        Self { connection: Arc::new(Mutex::new(connection)), interrupt, limit }
+    }
+
+    /// Runs a question on a thread that may block, within the limit of time.
+    ///
+    /// # Errors
+    /// What the question says, or [`Unanswered`].
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let connection = Arc::clone(&self.connection);
-        tokio::task::spawn_blocking(move || question(&connection.lock().unwrap_or_else(PoisonError::into_inner)))
-            .await?
+        let deadline = Instant::now() + self.limit;
+        let connection = tokio::time::timeout_at(deadline, Arc::clone(&self.connection).lock_owned()).await;
+        let connection = connection.map_err(|_| Unanswered::Busy(self.limit))?;
+        // A task of its own: it is interrupted in time even if nobody waits for the answer any more.
+        tokio::spawn(self.clone().answer(connection, question, deadline)).await?
+    }
+
+    async fn answer<T: Send + 'static>(
+        self,
+        connection: OwnedMutexGuard<Connection>,
+        question: impl FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
+        deadline: Instant,
+    ) -> anyhow::Result<T> {
+        // The guard moves with the question, so that nobody else's question is ever interrupted.
+        let mut answer = tokio::task::spawn_blocking(move || (question(&connection), connection));
+        let mut is_late = false;
+        let mut next = deadline;
+        let (answer, connection) = loop {
+            tokio::select! {
+                done = &mut answer => break done?,
+                () = tokio::time::sleep_until(next) => {
+                    is_late = true;
+                    self.interrupt.interrupt();
+                    next = Instant::now() + AGAIN;
+                }
+            }
+        };
+        drop(connection);
+        answer.map_err(|error| if is_late { Unanswered::TooSlow(self.limit).into() } else { error })
     }
 }
 
@@ -123,3 +178,6 @@ fn growth(connection: &Connection, name: &str, since_ms: i64) -> anyhow::Result<
 
 pub(super) use red::{anomalies, edges, red};
 pub(super) use search::{logs, services, trace, traces};
+
+#[cfg(test)]
+mod tests;

@@ -28,13 +28,21 @@ async fn start() -> Running {
     let out = FakeOut::shared();
     let flusher = Flusher::new("spanmetrics", Arc::<FakeOut>::clone(&out), FlushMeters::new(&registry));
     let config = spanmetrics::Config { metrics_flush_interval: Duration::from_hours(1), ..Default::default() };
-    let spanmetrics = Arc::new(SpanMetrics::start(&config, flusher, &registry, &health, &mut supervisor));
+    let parts = spanmetrics::Parts {
+        flusher,
+        registry: &registry,
+        health: &health,
+        drain: &drain,
+        supervisor: &mut supervisor,
+        state: None,
+    };
+    let spanmetrics = Arc::new(SpanMetrics::start(&config, parts));
     let roles = Roles { spanmetrics: Some(Arc::clone(&spanmetrics)), ..Roles::default() };
     let budget = Budget::new(1 << 20);
-    let mut ports = receiver::Config::default();
-    "127.0.0.1:0".clone_into(&mut ports.protocols.grpc.endpoint);
-    "127.0.0.1:0".clone_into(&mut ports.protocols.http.endpoint);
-    let receiver = Receiver::bind(ports, budget.clone(), &registry, drain.clone()).await.unwrap();
+    let mut listening = receiver::Config::default();
+    "127.0.0.1:0".clone_into(&mut listening.protocols.grpc.endpoint);
+    "127.0.0.1:0".clone_into(&mut listening.protocols.http.endpoint);
+    let receiver = Receiver::bind(listening, budget.clone(), &registry, drain.clone()).await.unwrap();
     let consumer = Consumer::new(roles, receiver.items(), &registry, drain);
     Running { consumer, spanmetrics, out, budget, _supervisor: supervisor }
 }
@@ -45,6 +53,7 @@ impl Running {
             kind,
             body,
             peer: ([127, 0, 0, 1], 9).into(),
+            caller: None,
             via_agent: via_agent.map(str::to_owned),
             transport: "grpc",
             permit: self.budget.try_acquire(10).unwrap(),

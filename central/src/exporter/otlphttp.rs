@@ -13,20 +13,22 @@ use std::time::Duration;
 use mirador_otlp::Request;
 use mirador_service::metrics::Registry;
 use mirador_service::secret::Secret;
+use mirador_service::tls::ClientTls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ExportError, LogStore, Stored, TraceStore};
-pub(in crate::exporter) use post::plain_http;
 pub use post::{Answer, Poster};
+pub(in crate::exporter) use post::{
+    chain, client, configured, http_url, kind, printable, read_capped, retry_after, shown,
+};
 
 /// Sections `exporters.otlphttp_traces` and `exporters.otlphttp_logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs`. `https` is
-    /// refused: this build has no TLS towards backends. No default, except for `exporters.victoriatraces`:
-    /// `http://127.0.0.1:10428/insert/opentelemetry/v1/traces`.
+    /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs`. With
+    /// `https` the server's certificate is checked against `tls.ca_file`, or against the system's. No default.
     pub endpoint: String,
     /// Headers sent with every request: credentials, tenants, `VL-Stream-Fields`. Default: none.
     pub headers: BTreeMap<String, Secret>,
@@ -38,6 +40,9 @@ pub struct Config {
     pub timeout: Duration,
     /// Requests under way at once; more wait. Default 32.
     pub max_in_flight: usize,
+    /// TLS, for an `https` endpoint. Files are read at start. Default: the system's certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for Config {
@@ -48,6 +53,7 @@ impl Default for Config {
             compression: Compression::Zstd,
             timeout: Duration::from_secs(5),
             max_in_flight: 32,
+            tls: None,
         }
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mirador_service::metrics::{Counter, Labels, Registry};
 use mirador_service::secret::Secret;
+use mirador_service::tls::ClientTls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore};
@@ -51,6 +52,9 @@ pub struct Config {
     pub max_in_flight: usize,
     /// zstd level.
     pub compression_level: i32,
+    /// TLS, for an `https` endpoint. Files are read at start. Default: the system's certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for Config {
@@ -63,6 +67,7 @@ impl Default for Config {
             max_block_bytes: 8 << 20,
             max_in_flight: 8,
             compression_level: 1,
+            tls: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mirador_otlp::resource::Resource;
-use mirador_otlp::value::{Attributes, Value};
+use mirador_otlp::value::{Attributes, KeyValue, Value};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128_with_seed};
 
 use super::Config;
@@ -124,7 +124,12 @@ fn target_info(config: &Config, attributes: Attributes<'_>, target: &[Pair], tal
 
 /// An order-independent hash of attributes: equal sets are equal whatever their order on the wire.
 pub fn attributes_key(attributes: Attributes<'_>) -> u128 {
-    attributes.iter().fold(0_u128, |sum, entry| sum.wrapping_add(value_key(entry.value, xxh3_64(entry.key.as_bytes()))))
+    attributes.iter().fold(0_u128, |sum, entry| sum.wrapping_add(attribute_key(&entry)))
+}
+
+/// The share of one attribute in [`attributes_key`], which is the sum over all of them.
+pub fn attribute_key(entry: &KeyValue<'_>) -> u128 {
+    value_key(entry.value, xxh3_64(entry.key.as_bytes()))
 }
 
 fn value_key(value: Value<'_>, seed: u64) -> u128 {

@@ -245,6 +245,7 @@ impl Stream {
         quantiles.dedup_by(|later, first| later.0.to_bits() == first.0.to_bits());
         family.fit(quantiles.iter().map(|(quantile, _)| *quantile), stamp.millis(), out);
         let (count, sum) = (point.count() as f64, point.sum());
+        out.buckets.clear();
         family.write(stamp.millis(), quantiles.iter().map(|(_, value)| *value), Some(sum), count, out);
         Ok(Reading::Distribution { count, sum: Some(sum), start: stamp.start })
     }
@@ -277,8 +278,10 @@ impl Stream {
         let Target::Family(family) = &mut self.target else { return Err(Loss::NoData) };
         family.fit(edges.clone(), timestamp_ms, out);
         if let Some(zero) = first_zero {
-            family.write(zero, edges.map(|_| 0.0), values.sum.map(|_| 0.0), 0.0, out);
+            family.write(zero, edges.clone().map(|_| 0.0), values.sum.map(|_| 0.0), 0.0, out);
         }
+        out.buckets.clear();
+        out.buckets.extend(edges.zip(values.counts.iter().copied()));
         // A producer that read its counters while they moved may have counted on: the last bucket is all.
         let held = values.counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
         let all = values.count.max(held);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
+use mirador_support::backends::client::client;
 use mirador_transport::sender;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -31,6 +33,7 @@ fn config(folder: &TempDir, name: &str) -> Config {
         ..ExportersConfig::default()
     };
     config.shutdown_grace = Duration::from_secs(60);
+    config.state.directory = Some(folder.path().join(name).with_extension("state"));
     config
 }
 
@@ -56,7 +59,7 @@ impl Process {
     }
 
     async fn status(&self, page: &str) -> u16 {
-        reqwest::get(format!("http://{}/{page}", self.health)).await.unwrap().status().as_u16()
+        client().unwrap().get(format!("http://{}/{page}", self.health)).send().await.unwrap().status().as_u16()
     }
 
     /// Waits for readiness, then sends.
@@ -67,7 +70,7 @@ impl Process {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let request = reqwest::Client::new().post(format!("http://{}/v1/{path}", self.http));
+        let request = client().unwrap().post(format!("http://{}/v1/{path}", self.http));
         let request = request.header("content-type", "application/x-protobuf").body(body);
         request.send().await.unwrap().status().as_u16()
     }

@@ -29,6 +29,8 @@
 #![forbid(unsafe_code)]
 
 mod canonical;
+pub mod enrich;
+mod entry;
 mod error;
 pub mod logs;
 pub mod metrics;

@@ -1,68 +1,11 @@
 //! Views of logs: resource, scope, record.
 
-use crate::repeated::{Message, Repeated};
-use crate::resource::Resource;
-use crate::scope::{Scope, string};
+use crate::entry::entries;
+use crate::repeated::Message;
 use crate::value::{Attributes, Value};
 use crate::wire::{Fields, text};
 
-/// The log records of one resource (`ResourceLogs`).
-#[derive(Debug, Clone, Copy)]
-pub struct ResourceLogs<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Message<'a> for ResourceLogs<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes }
-    }
-}
-
-impl<'a> ResourceLogs<'a> {
-    /// The resource.
-    pub fn resource(&self) -> Resource<'a> {
-        Resource::in_entry(self.bytes)
-    }
-
-    /// Schema URL of the resource. Walks the scopes, behind which it stands.
-    pub fn schema_url(&self) -> &'a str {
-        string(self.bytes, 3)
-    }
-
-    /// The records by scope.
-    pub fn scopes(&self) -> Repeated<'a, ScopeLogs<'a>> {
-        Repeated::new(self.bytes, 2)
-    }
-}
-
-/// The log records of one scope (`ScopeLogs`).
-#[derive(Debug, Clone, Copy)]
-pub struct ScopeLogs<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Message<'a> for ScopeLogs<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes }
-    }
-}
-
-impl<'a> ScopeLogs<'a> {
-    /// The scope.
-    pub fn scope(&self) -> Scope<'a> {
-        Scope::in_entry(self.bytes)
-    }
-
-    /// Schema URL of the records. Walks the records, behind which it stands.
-    pub fn schema_url(&self) -> &'a str {
-        string(self.bytes, 3)
-    }
-
-    /// The records.
-    pub fn log_records(&self) -> Repeated<'a, LogRecord<'a>> {
-        Repeated::new(self.bytes, 2)
-    }
-}
+entries!(ResourceLogs, ScopeLogs: log_records of LogRecord, "log records");
 
 /// One log record; its top-level fields are read in one pass when the view is made.
 #[derive(Debug, Clone, Copy, Default)]

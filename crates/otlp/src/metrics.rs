@@ -4,69 +4,12 @@ pub mod points;
 
 pub use points::{Buckets, Exemplar, ExpHistogramPoint, HistogramPoint, Number, NumberPoint, Quantile, SummaryPoint};
 
+use crate::entry::entries;
 use crate::repeated::{Message, Repeated};
-use crate::resource::Resource;
-use crate::scope::{Scope, string};
 use crate::value::Attributes;
 use crate::wire::{Fields, text};
 
-/// The metrics of one resource (`ResourceMetrics`).
-#[derive(Debug, Clone, Copy)]
-pub struct ResourceMetrics<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Message<'a> for ResourceMetrics<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes }
-    }
-}
-
-impl<'a> ResourceMetrics<'a> {
-    /// The resource.
-    pub fn resource(&self) -> Resource<'a> {
-        Resource::in_entry(self.bytes)
-    }
-
-    /// Schema URL of the resource. Walks the scopes, behind which it stands.
-    pub fn schema_url(&self) -> &'a str {
-        string(self.bytes, 3)
-    }
-
-    /// The metrics by scope.
-    pub fn scopes(&self) -> Repeated<'a, ScopeMetrics<'a>> {
-        Repeated::new(self.bytes, 2)
-    }
-}
-
-/// The metrics of one scope (`ScopeMetrics`).
-#[derive(Debug, Clone, Copy)]
-pub struct ScopeMetrics<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Message<'a> for ScopeMetrics<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes }
-    }
-}
-
-impl<'a> ScopeMetrics<'a> {
-    /// The scope.
-    pub fn scope(&self) -> Scope<'a> {
-        Scope::in_entry(self.bytes)
-    }
-
-    /// Schema URL of the metrics. Walks the metrics, behind which it stands.
-    pub fn schema_url(&self) -> &'a str {
-        string(self.bytes, 3)
-    }
-
-    /// The metrics.
-    pub fn metrics(&self) -> Repeated<'a, Metric<'a>> {
-        Repeated::new(self.bytes, 2)
-    }
-}
+entries!(ResourceMetrics, ScopeMetrics: metrics of Metric, "metrics");
 
 /// Whether a sum or a histogram counts from its start or from its last report.
 ///

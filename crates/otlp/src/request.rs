@@ -52,6 +52,11 @@ impl Request {
         Ok(Self { signal, body, items })
     }
 
+    /// The same items in other bytes, which are known to be valid.
+    pub(crate) fn with_bytes(&self, body: Bytes) -> Self {
+        Self { signal: self.signal, body, items: self.items }
+    }
+
     /// Which kind of request this is.
     pub fn signal(&self) -> Signal {
         self.signal

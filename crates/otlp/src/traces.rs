@@ -1,74 +1,11 @@
 //! Views of traces: resource, scope, span, event, link.
 
+use crate::entry::entries;
 use crate::repeated::{Message, Repeated};
-use crate::resource::Resource;
-use crate::scope::{Scope, string};
 use crate::value::Attributes;
 use crate::wire::{Fields, text};
 
-/// The spans of one resource (`ResourceSpans`).
-#[derive(Debug, Clone, Copy)]
-pub struct ResourceSpans<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Message<'a> for ResourceSpans<'a> {
-    #[inline]
-    fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes }
-    }
-}
-
-impl<'a> ResourceSpans<'a> {
-    /// The resource.
-    #[inline]
-    pub fn resource(&self) -> Resource<'a> {
-        Resource::in_entry(self.bytes)
-    }
-
-    /// Schema URL of the resource. Walks the scopes, behind which it stands.
-    pub fn schema_url(&self) -> &'a str {
-        string(self.bytes, 3)
-    }
-
-    /// The spans by scope.
-    #[inline]
-    pub fn scopes(&self) -> Repeated<'a, ScopeSpans<'a>> {
-        Repeated::new(self.bytes, 2)
-    }
-}
-
-/// The spans of one scope (`ScopeSpans`).
-#[derive(Debug, Clone, Copy)]
-pub struct ScopeSpans<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Message<'a> for ScopeSpans<'a> {
-    #[inline]
-    fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes }
-    }
-}
-
-impl<'a> ScopeSpans<'a> {
-    /// The scope.
-    #[inline]
-    pub fn scope(&self) -> Scope<'a> {
-        Scope::in_entry(self.bytes)
-    }
-
-    /// Schema URL of the spans. Walks the spans, behind which it stands.
-    pub fn schema_url(&self) -> &'a str {
-        string(self.bytes, 3)
-    }
-
-    /// The spans.
-    #[inline]
-    pub fn spans(&self) -> Repeated<'a, Span<'a>> {
-        Repeated::new(self.bytes, 2)
-    }
-}
+entries!(ResourceSpans, ScopeSpans: spans of Span, "spans");
 
 /// One span; its top-level fields are read in one pass when the view is made.
 #[derive(Debug, Clone, Copy, Default)]

@@ -114,6 +114,19 @@ impl Drain {
         }
     }
 
+    /// Waits, once draining has begun, until no guard is held, and tells how many are when time is up: one
+    /// `share`th of the grace period is kept for what comes after the answers (the last flush).
+    pub async fn answered(&self, share: u32) -> usize {
+        let by = self.began().await + self.shared.grace - self.shared.grace / share.max(1);
+        // What has ended by now has ended in time, however late this is asked.
+        let by = by.max(Instant::now() + Duration::from_millis(1));
+        match tokio::time::timeout_at(by, self.finished()).await {
+            Ok(Ok(())) => 0,
+            Ok(Err(left)) => left.in_flight,
+            Err(_) => self.in_flight(),
+        }
+    }
+
     /// Shows the drain and the work in flight as metrics.
     pub fn register_metrics(&self, registry: &Registry) {
         let (draining, work) = (self.clone(), self.clone());

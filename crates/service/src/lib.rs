@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod cli;
 pub mod config;
 pub mod drain;
 pub mod duration;
@@ -21,3 +22,4 @@ pub mod runtime;
 pub mod secret;
 pub mod supervise;
 pub mod telemetry;
+pub mod tls;

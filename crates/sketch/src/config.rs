@@ -19,6 +19,8 @@ pub const MAX_BOUNDS: usize = 256;
 pub const MAX_DIMENSIONS: usize = 64;
 /// The largest cardinality limit: the table's numbers are 32 bits and its memory is the node's.
 const MAX_SERIES: usize = 1_000_000;
+/// The largest limit of memory for distributions.
+const MAX_MEMORY_MIB: usize = 65_536;
 /// Shortest and longest allowed limit of label values in bytes.
 const VALUE_LENGTHS: std::ops::RangeInclusive<usize> = 16..=65_536;
 
@@ -50,13 +52,17 @@ pub struct Config {
 }
 
 /// The duration histogram.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Histogram {
     /// Unit of the durations that leave Mirador. Default ms. The metric's name follows it.
     pub unit: Unit,
     /// Buckets with configured bounds.
     pub explicit: Explicit,
+    /// Memory for the fine distributions from which quantiles are computed, in MiB, 1 to 65536. Default
+    /// 64. Beyond it the largest ones lose half of their resolution, as often as it takes, which is
+    /// counted; counts, sums and the buckets above stay exact.
+    pub memory_limit_mib: usize,
 }
 
 /// Unit of a duration.
@@ -171,6 +177,12 @@ impl Default for Config {
     }
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { unit: Unit::default(), explicit: Explicit::default(), memory_limit_mib: 64 }
+    }
+}
+
 impl Default for Explicit {
     fn default() -> Self {
         let millis = [2, 4, 6, 8, 10, 50, 100, 200, 400, 800, 1_000, 1_400, 2_000, 5_000, 10_000, 15_000];
@@ -232,6 +244,13 @@ impl Config {
             "label_value_length_limit",
             length.to_string(),
             "expected 16 to 65536",
+        );
+        let limit = self.histogram.memory_limit_mib;
+        require(
+            (1..=MAX_MEMORY_MIB).contains(&limit),
+            "histogram.memory_limit_mib",
+            limit.to_string(),
+            "expected 1 to 65536 (64 is the default)",
         );
         problems.extend(self.bound_problems());
         problems.extend(self.dimension_problems());

@@ -121,11 +121,30 @@ pub(crate) fn write_cut(out: &mut String, value: &Value<'_>, limit: usize) -> bo
     match value {
         Value::Str(text) => limited.write_str(text),
         // The canonical text of these needs no memory of its own.
-        Value::Int(number) => write!(limited, "{number}"),
-        Value::Bool(flag) => write!(limited, "{flag}"),
+        Value::Int(number) => limited.write_str(decimal(*number, &mut [0; 20])),
+        Value::Bool(flag) => limited.write_str(if *flag { "true" } else { "false" }),
         other => write!(limited, "{other}"),
     }
     .is_err()
+}
+
+/// The number in decimal, as `Display` writes it: status codes are labels of many spans, and formatting machinery
+/// costs more than the rest of such a span.
+fn decimal(number: i64, digits: &mut [u8; 20]) -> &str {
+    let (mut left, mut at) = (number.unsigned_abs(), digits.len());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    std::str::from_utf8(&digits[at..]).expect("digits and a sign")
 }
 
 /// Stops the formatting of a value where its label ends.
@@ -141,5 +160,25 @@ impl Write for Limited<'_> {
         // What follows a cut is not wanted, even if it would fit.
         self.left = if was_cut { 0 } else { self.left - kept.len() };
         if was_cut { Err(std::fmt::Error) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn numbers_are_written_as_display_writes_them(number in prop_oneof![any::<i64>(), -1_000..1_000_i64]) {
+            let mut digits = [0; 20];
+            prop_assert_eq!(decimal(number, &mut digits), number.to_string());
+        }
+    }
+
+    #[test]
+    fn the_longest_number_has_room() {
+        assert_eq!(decimal(i64::MIN, &mut [0; 20]), i64::MIN.to_string());
     }
 }

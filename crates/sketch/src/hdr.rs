@@ -5,7 +5,10 @@
 //! bucket each, above that every power of two has 128 buckets. The relative width of a bucket is at
 //! most 1/128, so a value read back is off by less than 1 %.
 //!
-//! Memory grows only with the buckets that are touched: 8 bytes a slot, at most 7/8 full.
+//! Memory grows only with the buckets that are touched: 8 bytes a slot, at most 7/8 full. Where that is
+//! too much, a histogram is coarsened: 2, 4, 8 ... neighbouring buckets become one, whose middle stands
+//! for all of them. Coarse buckets nest, and are buckets of the same layout: on the wire, and for
+//! merging, a coarse histogram is one like any other.
 //!
 //! Invariants: counts are exact until they saturate at `u64::MAX`, they never wrap; merging is
 //! associative and commutative. Never: reads a clock, keeps a value itself.
@@ -21,12 +24,20 @@ const SUB_BUCKETS: u64 = 256;
 const COUNT_BITS: u32 = 48;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
+/// Bytes that a count beyond the slots' width is taken to need.
+const WIDE_BYTES: usize = 48;
+
+/// The coarsest step: all of the range is one bucket.
+const MAX_COARSENESS: u8 = 13;
+
 /// A histogram that stores only the buckets it has seen.
 #[derive(Clone, Default)]
 pub struct Hdr {
     /// Open addressing with linear probing; 0 is a free slot, of which there is always one.
     slots: Box<[u64]>,
     used: u16,
+    /// 2 to this power buckets count as one.
+    coarseness: u8,
     /// What outgrew 48 bits, by bucket: rare, so it stands apart from the dense slots.
     #[expect(clippy::box_collection, reason = "a third of the map's size in every histogram")]
     wide: Option<Box<BTreeMap<u16, u64>>>,
@@ -67,7 +78,7 @@ impl Hdr {
         if count == 0 {
             return;
         }
-        let index = index.min(BUCKETS as u16 - 1);
+        let index = coarse(index.min(BUCKETS as u16 - 1), self.coarseness);
         let at = match self.find(index) {
             Ok(at) => at,
             Err(free) => self.insert(free, index),
@@ -80,8 +91,11 @@ impl Hdr {
         }
     }
 
-    /// Adds all of `other`.
+    /// Adds all of `other`. The coarser of the two tells how fine the sum is.
     pub fn merge(&mut self, other: &Self) {
+        while self.coarseness < other.coarseness {
+            self.coarsen();
+        }
         for &slot in &other.slots {
             if slot != 0 {
                 self.add(untag(slot), slot & COUNT_MASK);
@@ -90,6 +104,31 @@ impl Hdr {
         for (&index, &count) in other.wide.iter().flat_map(|wide| wide.iter()) {
             self.add(index, count);
         }
+    }
+
+    /// Halves the resolution for what was and what will be counted; no count is lost. False when there is
+    /// only one bucket left.
+    pub fn coarsen(&mut self) -> bool {
+        if self.coarseness >= MAX_COARSENESS {
+            return false;
+        }
+        let entries = self.entries();
+        let coarseness = self.coarseness + 1;
+        let mut left: Vec<u16> = entries.iter().map(|(index, _)| coarse(*index, coarseness)).collect();
+        left.dedup();
+        // At most 7/8 full, so that one place is free.
+        let len = (left.len() * 8).div_ceil(7);
+        *self = Self { slots: vec![0; len].into(), used: 0, coarseness, wide: None };
+        for (index, count) in entries {
+            self.add(index, count);
+        }
+        true
+    }
+
+    /// How many times the resolution was halved: a value read back is off by at most 0.4 % times one more
+    /// than 2 to this power, up to 7; beyond that by orders of magnitude.
+    pub const fn coarseness(&self) -> u8 {
+        self.coarseness
     }
 
     /// The non-empty buckets as (index, count), ascending.
@@ -140,8 +179,24 @@ impl Hdr {
     }
 
     /// Bytes on the heap.
+    #[inline]
     pub fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.slots) + self.wide.as_ref().map_or(0, |wide| wide.len() * 16)
+        size_of_val(&*self.slots) + self.wide.as_ref().map_or(0, |wide| wide.len() * WIDE_BYTES)
+    }
+
+    /// Looks at the slot of `nanos`, so that it is at hand when it is counted. The result means nothing.
+    #[inline]
+    pub(crate) fn touch(&self, nanos: u64) -> u64 {
+        let index = coarse(index_of(nanos), self.coarseness);
+        self.slots.get(self.place(index)).copied().unwrap_or_default()
+    }
+
+    /// Where the search for `index` begins: Fibonacci hashing, brought into range by multiplication, for
+    /// which any length will do.
+    #[inline]
+    const fn place(&self, index: u16) -> usize {
+        let hash = (index as u32).wrapping_mul(0x9E37_79B1);
+        ((hash as u64 * self.slots.len() as u64) >> 32) as usize
     }
 
     /// The slot of `index`, or the free slot where it would go (`usize::MAX` without any slot).
@@ -150,9 +205,7 @@ impl Hdr {
         if self.slots.is_empty() {
             return Err(usize::MAX);
         }
-        // Fibonacci hashing, brought into range by multiplication: any length will do.
-        let hash = u32::from(index).wrapping_mul(0x9E37_79B1);
-        let mut at = ((u64::from(hash) * self.slots.len() as u64) >> 32) as usize;
+        let mut at = self.place(index);
         loop {
             let slot = self.slots[at];
             if slot >> COUNT_BITS == u64::from(index) + 1 {
@@ -213,6 +266,37 @@ impl Eq for Hdr {}
 impl std::fmt::Debug for Hdr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The bucket that stands for `index` when 2 to the power `coarseness` buckets are one. Powers of two
+/// begin at multiples of 128, so up to 7 no bucket reaches over one.
+#[inline]
+const fn coarse(index: u16, coarseness: u8) -> u16 {
+    let coarse = (index >> coarseness << coarseness) | (1 << coarseness >> 1);
+    if coarse < BUCKETS as u16 { coarse } else { BUCKETS as u16 - 1 }
+}
+
+/// Coarsens the largest of `all` until they take three quarters of `limit` bytes, or all of them have one
+/// bucket only. Tells how often one was coarsened, and the bytes that are left.
+pub fn coarsen_largest(all: &mut [&mut Hdr], limit: usize) -> (u64, usize) {
+    let enough = limit - limit / 4;
+    let mut coarsened = 0;
+    loop {
+        let bytes: usize = all.iter().map(|hdr| hdr.heap_bytes()).sum();
+        let largest = all.iter().filter(|hdr| hdr.coarseness < MAX_COARSENESS).map(|hdr| hdr.heap_bytes()).max();
+        let Some(largest) = largest.filter(|largest| bytes > enough && *largest > 0) else {
+            return (coarsened, bytes);
+        };
+        let mut over = bytes - enough;
+        for hdr in all.iter_mut().filter(|hdr| hdr.heap_bytes() > largest / 2) {
+            let before = hdr.heap_bytes();
+            coarsened += u64::from(hdr.coarsen());
+            over = over.saturating_sub(before.saturating_sub(hdr.heap_bytes()));
+            if over == 0 {
+                break;
+            }
+        }
     }
 }
 

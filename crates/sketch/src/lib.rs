@@ -33,7 +33,7 @@ pub use config::{
     MAX_DIMENSIONS, Unit,
 };
 pub use exemplar::{Exemplar, Exemplars, MAX_EXEMPLARS};
-pub use hdr::{BUCKETS as HDR_BUCKETS, Hdr};
+pub use hdr::{BUCKETS as HDR_BUCKETS, Hdr, coarsen_largest};
 pub use key::{Excluded, LABEL_OVERFLOW, LABEL_SERVICE, LABEL_SPAN_KIND, LABEL_SPAN_NAME, LABEL_STATUS, SeriesKey};
 pub use point::{Point, bucket_of};
 pub use tap::{Observed, Tap};

@@ -4,17 +4,22 @@
 //! in a core's cache while spans are looked up. Its bucket counts and dimension values stand in shared slabs,
 //! its texts in one arena. Only the HDR histogram and the exemplars have memory of their own.
 //!
+//! With many series a span costs what its cache misses cost, so spans are counted in blocks: what a
+//! block needs is looked at first, span by span with nothing that waits for anything, and the
+//! processor fetches all of it side by side.
+//!
 //! Invariants: at most `limit` series besides the overflow series, which is number 0 and takes what
 //! has no place; a known series is found without an allocation; a `rollback` undoes exactly what
 //! was created after the mark.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 use crate::dimensions::Values;
 use crate::exemplar::{Exemplar, Reservoir};
-use crate::hdr::Hdr;
+use crate::hdr::{Hdr, coarsen_largest};
 use crate::identity::priority;
 use crate::point::{Point, bucket_of};
 use crate::resource::Part;
@@ -22,6 +27,9 @@ use crate::text::{Text, Texts};
 
 /// The number of the overflow series.
 pub(crate) const OVERFLOW: u32 = 0;
+
+/// Spans that are counted side by side.
+const BLOCK: usize = 16;
 
 /// Identity of a span's series, as far as it does not come from the resource.
 pub(crate) struct Probe<'a> {
@@ -53,8 +61,9 @@ pub(crate) struct Identity {
     pub(crate) status: u8,
 }
 
-/// What a series has counted.
+/// What a series has counted: two lines of a cache.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Series {
     pub(crate) calls: u64,
     pub(crate) sum_nanos: u128,
@@ -82,6 +91,10 @@ pub(crate) struct Table {
     values: Vec<Text>,
     /// `bounds + 1` counts per series.
     buckets: Vec<u64>,
+    /// Bytes of all HDR histograms.
+    hdr_bytes: usize,
+    /// How often a histogram lost half of its resolution since the last `take_coarsened`.
+    coarsened: u64,
     shape: Shape,
 }
 
@@ -95,6 +108,8 @@ pub(crate) struct Shape {
     pub(crate) limit: usize,
     /// Most exemplars per series.
     pub(crate) exemplars: usize,
+    /// Most bytes of all HDR histograms together.
+    pub(crate) hdr_bytes: usize,
     /// Keeps the indexes safe from chosen collisions.
     pub(crate) seed: u64,
 }
@@ -120,6 +135,8 @@ impl Table {
             series: Vec::with_capacity(series),
             values: Vec::with_capacity(series * shape.dimensions),
             buckets: Vec::with_capacity(series * (shape.bounds.len() + 1)),
+            hdr_bytes: 0,
+            coarsened: 0,
             shape,
         };
         table.values.resize(table.shape.dimensions, Text::ABSENT);
@@ -160,9 +177,31 @@ impl Table {
         self.create(hash, name_hash, part, probe).unwrap_or(OVERFLOW)
     }
 
+    /// Counts spans.
+    pub(crate) fn record(&mut self, updates: &[Update]) {
+        let width = self.shape.bounds.len() + 1;
+        for block in updates.chunks(BLOCK) {
+            let mut looked = 0;
+            for update in block {
+                let (at, nanos) = (update.series as usize, update.span.value_nanos);
+                looked ^= self.series[at].calls ^ self.buckets[at * width + bucket_of(&self.shape.bounds, nanos)];
+            }
+            for update in block {
+                looked ^= self.series[update.series as usize].hdr.touch(update.span.value_nanos);
+            }
+            black_box(looked);
+            for update in block {
+                self.count(update);
+            }
+        }
+        if self.hdr_bytes > self.shape.hdr_bytes {
+            self.coarsen();
+        }
+    }
+
     /// Counts one span.
     #[inline]
-    pub(crate) fn record(&mut self, update: &Update) {
+    fn count(&mut self, update: &Update) {
         let at = update.series as usize;
         let (nanos, weight) = (update.span.value_nanos, update.weight);
         let series = &mut self.series[at];
@@ -170,7 +209,9 @@ impl Table {
         series.sum_nanos = series.sum_nanos.saturating_add(u128::from(nanos) * u128::from(weight));
         series.min_nanos = series.min_nanos.min(nanos);
         series.max_nanos = series.max_nanos.max(nanos);
+        let bytes = series.hdr.heap_bytes();
         series.hdr.record(nanos, weight);
+        self.hdr_bytes += series.hdr.heap_bytes() - bytes;
         if update.identified {
             let priority = priority(update.span.trace_id, update.span.span_id);
             series.reservoir.offer(&update.span, priority, self.shape.exemplars);
@@ -178,6 +219,19 @@ impl Table {
         let bounds = &self.shape.bounds;
         let bucket = &mut self.buckets[at * (bounds.len() + 1) + bucket_of(bounds, nanos)];
         *bucket = bucket.saturating_add(weight);
+    }
+
+    #[cold]
+    fn coarsen(&mut self) {
+        let mut all: Vec<_> = self.series.iter_mut().map(|series| &mut series.hdr).collect();
+        let (coarsened, bytes) = coarsen_largest(&mut all, self.shape.hdr_bytes);
+        self.coarsened += coarsened;
+        self.hdr_bytes = bytes;
+    }
+
+    /// How often a histogram lost half of its resolution, since the last call.
+    pub(crate) fn take_coarsened(&mut self) -> u64 {
+        std::mem::take(&mut self.coarsened)
     }
 
     /// What exists now.

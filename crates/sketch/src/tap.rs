@@ -44,6 +44,8 @@ pub struct Observed {
     pub overflowed: usize,
     /// Of `spans`: those with a label value that was cut to the length limit.
     pub truncated: usize,
+    /// How often an HDR histogram lost half of its resolution to stay under the limit of memory.
+    pub coarsened: u64,
 }
 
 /// Counts spans into the series of the current window.
@@ -77,6 +79,7 @@ impl Tap {
             bounds: config.bounds_nanos().into(),
             dimensions: dimensions.names.len(),
             limit: config.aggregation_cardinality_limit,
+            hdr_bytes: config.histogram.memory_limit_mib.saturating_mul(1 << 20),
             exemplars: if exemplars.enabled { exemplars.max_per_data_point.min(MAX_EXEMPLARS) } else { 0 },
             seed,
         });
@@ -217,8 +220,9 @@ impl Staged {
             observed.duplicate_spans = self.updates.len();
             table.rollback(self.mark);
         } else {
+            table.record(&self.updates);
+            observed.coarsened = table.take_coarsened();
             for update in &self.updates {
-                table.record(update);
                 observed.overflowed += usize::from(update.series == OVERFLOW);
                 observed.truncated += usize::from(update.cut);
             }
@@ -237,6 +241,7 @@ impl Observed {
         total.duplicate_spans += self.duplicate_spans;
         total.overflowed += self.overflowed;
         total.truncated += self.truncated;
+        total.coarsened += self.coarsened;
     }
 }
 

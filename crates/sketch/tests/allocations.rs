@@ -1,7 +1,7 @@
 //! What the tap takes from the allocator: nothing for spans of known series, and little per series.
 
 use allocation_counter::measure;
-use mirador_otlp::{Limits, Request, Signal};
+use mirador_otlp::{Limits, Request, Signal, splice};
 use mirador_sketch::{Config, Dimension, Tap};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
@@ -64,6 +64,40 @@ fn spans_of_known_series_take_nothing_from_the_allocator() {
     // The rare histogram bucket that is new makes a table grow now and then, and so does the
     // memory of fingerprints: per span, amortised, it is nothing.
     assert!(total <= 100, "{total} allocations for 10000 spans");
+}
+
+/// One service's spans of 100 known series.
+fn of_one_service(ids: std::ops::Range<u64>) -> bytes::Bytes {
+    request(ids, |id| id % 100 * 100).bytes().clone()
+}
+
+#[test]
+fn the_way_of_a_request_allocates_per_request_and_not_per_span() {
+    let mut tap = Tap::new(&config(), 1);
+    for round in 0..40 {
+        let known =
+            Request::parse(Signal::Traces, of_one_service(round * 5_000..(round + 1) * 5_000), &Limits::default());
+        tap.observe(&known.expect("an encoded message is valid"), 5);
+    }
+    // Parse, split over three owners, count: what the agent does with a request between its socket and its owners.
+    let mut allocations = |first: u64, spans: u64, requests: u64| {
+        let bodies: Vec<_> =
+            (0..requests).map(|at| of_one_service(first + at * spans..first + (at + 1) * spans)).collect();
+        let counted = measure(|| {
+            for body in &bodies {
+                let request = Request::parse(Signal::Traces, body.clone(), &Limits::default()).expect("valid");
+                let parts = splice::split_spans(&request, 3, |span| usize::from(span.span_id()[7] >> 1) % 3);
+                assert_eq!(parts.len(), 3);
+                assert_eq!(tap.observe(&request, 5).spans as u64, spans);
+            }
+        });
+        counted.count_total as f64 / requests as f64
+    };
+    let (small, large) = (allocations(1_000_000, 100, 200), allocations(2_000_000, 5_000, 20));
+    println!("{small} allocations in a request of 100 spans, {large} in one of 5000");
+    assert!(small < 30.0 && large < 30.0, "{small} and {large} allocations in a request");
+    // Fifty times the spans, and what tables grow by now and then.
+    assert!(large - small < 5.0, "{small} allocations in a request of 100 spans, {large} in one of 5000");
 }
 
 #[test]

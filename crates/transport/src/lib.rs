@@ -2,12 +2,14 @@
 //!
 //! [`receiver`] takes OTLP/gRPC, OTLP/HTTP and our RED deltas, admits them against the byte budget
 //! and hands decompressed protobuf to a [`Consume`]. [`sender`] places parts on the owners of a ring
-//! and sends them side by side.
+//! and sends them side by side. [`kubernetes`] watches what both need to know of a cluster.
 //!
 //! Never: decodes a span, keeps a request after it was answered, buffers without a limit.
 
 #![forbid(unsafe_code)]
 
+pub mod gate;
+pub mod kubernetes;
 pub mod receiver;
 pub mod sender;
 
@@ -16,6 +18,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use gate::{Caller, Gate};
 use mirador_otlp::Signal;
 use mirador_service::memory::Permit;
 
@@ -47,6 +50,9 @@ impl Kind {
     }
 }
 
+/// The message of a RED delta that had been merged before.
+const DUPLICATE: &str = "duplicate";
+
 /// One admitted request: decompressed protobuf with the permit that pays for it.
 #[derive(Debug)]
 pub struct Incoming {
@@ -56,6 +62,8 @@ pub struct Incoming {
     pub body: Bytes,
     /// Who sent it.
     pub peer: SocketAddr,
+    /// What the process's [`Gate`] has found out about the connection.
+    pub caller: Option<Caller>,
     /// The value of [`AGENT_HEADER`], when one of our agents forwarded it.
     pub via_agent: Option<String>,
     /// `grpc` or `http`.
@@ -71,6 +79,18 @@ pub struct Accepted {
     pub rejected_items: u64,
     /// Why, or a warning when nothing was left out. Empty: full success.
     pub message: String,
+}
+
+impl Accepted {
+    /// A RED delta that had been merged before and changed nothing.
+    pub fn duplicate() -> Self {
+        Self { rejected_items: 0, message: DUPLICATE.to_owned() }
+    }
+
+    /// Whether this is [`Self::duplicate`].
+    pub fn is_duplicate(&self) -> bool {
+        self.rejected_items == 0 && self.message == DUPLICATE
+    }
 }
 
 /// A request that was not taken.

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use mirador_service::drain::Drain;
 use mirador_service::memory::Budget;
 use mirador_service::metrics::Registry;
+use mirador_service::tls::{Acceptor, ServerTls, TlsError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -51,7 +52,7 @@ use self::listener::Listener;
 use self::metrics::Meters;
 pub use self::metrics::ReceiverMetrics;
 use self::windows::Windows;
-use crate::{Consume, Kind};
+use crate::{Consume, Gate, Kind};
 
 /// A receiver that could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,14 @@ pub enum BindError {
     /// The configuration cannot work; one sentence per problem.
     #[error("{}", .0.join("\n"))]
     Config(Vec<String>),
+    /// The TLS files could be read a moment ago and now they cannot.
+    #[error("protocols.{protocol}.tls.{source}")]
+    Tls {
+        /// `grpc` or `http`.
+        protocol: &'static str,
+        /// Which key, and what is wrong with it.
+        source: TlsError,
+    },
     /// The address cannot be listened on.
     #[error("protocols.{protocol}.endpoint: {endpoint}: cannot listen: {source}; free the port or choose another")]
     Listen {
@@ -81,6 +90,9 @@ pub struct Receiver {
     items: ReceiverMetrics,
     grpc: (TcpListener, SocketAddr),
     http: (TcpListener, SocketAddr),
+    gate: Option<Arc<dyn Gate>>,
+    /// TLS of gRPC and of HTTP.
+    tls: [Option<Arc<Acceptor>>; 2],
 }
 
 impl Receiver {
@@ -91,10 +103,13 @@ impl Receiver {
         if !problems.is_empty() {
             return Err(BindError::Config(problems));
         }
+        let tls = [("grpc", &config.protocols.grpc.tls), ("http", &config.protocols.http.tls)];
+        let [grpc_tls, http_tls] = tls.map(|(protocol, tls)| acceptor(protocol, tls.as_ref()));
+        let tls = [grpc_tls?, http_tls?];
         let grpc = listen("grpc", &config.protocols.grpc.endpoint).await?;
         let http = listen("http", &config.protocols.http.endpoint).await?;
         let (meters, items) = Meters::register(registry);
-        Ok(Self { config, budget, drain, meters, items, grpc, http })
+        Ok(Self { config, budget, drain, meters, items, grpc, http, gate: None, tls })
     }
 
     /// Where gRPC is.
@@ -107,6 +122,16 @@ impl Receiver {
         self.http.1
     }
 
+    /// The listening sockets, gRPC first.
+    pub fn listeners(&self) -> [&TcpListener; 2] {
+        [&self.grpc.0, &self.http.0]
+    }
+
+    /// Lets `gate` see every connection before its first byte is read.
+    pub fn set_gate(&mut self, gate: Arc<dyn Gate>) {
+        self.gate = Some(gate);
+    }
+
     /// The `otelcol_receiver_*` item counters, for the consumer to report to: it knows the items.
     pub fn items(&self) -> ReceiverMetrics {
         self.items.clone()
@@ -115,7 +140,7 @@ impl Receiver {
     /// Serves requests of `kinds` until the drain has begun and the last connection is closed; other
     /// kinds are answered `UNIMPLEMENTED` and 404.
     pub fn serve<C: Consume>(self, consume: Arc<C>, kinds: &[Kind]) -> JoinHandle<()> {
-        let Self { config, budget, drain, meters, grpc, http, .. } = self;
+        let Self { config, budget, drain, meters, grpc, http, gate, tls, .. } = self;
         let limit = budget.limit();
         let memory = match config.connections.connection_memory_mib {
             Some(mib) => mib.saturating_mul(1 << 20),
@@ -131,11 +156,14 @@ impl Receiver {
         );
         let protocols = &config.protocols;
         let parameters = &protocols.grpc.keepalive.server_parameters;
-        let listener = |name, socket: TcpListener, idle| Listener {
+        let [grpc_tls, http_tls] = tls;
+        let listener = |name, socket: TcpListener, idle, tls| Listener {
+            tls,
             name,
             socket,
             windows: Arc::clone(&windows),
             max_connections: config.connections.max_connections,
+            gate: gate.clone(),
             lifetime: activity::Lifetime {
                 idle,
                 header: protocols.http.read_header_timeout,
@@ -143,8 +171,8 @@ impl Receiver {
                 age_grace: parameters.max_connection_age_grace,
             },
         };
-        let grpc = listener("grpc", grpc.0, parameters.max_connection_idle);
-        let http = listener("http", http.0, protocols.http.idle_timeout);
+        let grpc = listener("grpc", grpc.0, parameters.max_connection_idle, grpc_tls);
+        let http = listener("http", http.0, protocols.http.idle_timeout, http_tls);
         let bytes = |configured: u64| usize::try_from(configured).unwrap_or(usize::MAX).min(limit);
         let shared = Arc::new(Shared {
             consume,
@@ -162,6 +190,11 @@ impl Receiver {
             tokio::join!(grpc.run(Arc::clone(&shared)), http.run(shared));
         })
     }
+}
+
+fn acceptor(protocol: &'static str, tls: Option<&ServerTls>) -> Result<Option<Arc<Acceptor>>, BindError> {
+    let made = tls.map(|tls| Acceptor::new(tls.clone()).map(Arc::new)).transpose();
+    made.map_err(|source| BindError::Tls { protocol, source })
 }
 
 async fn listen(protocol: &'static str, endpoint: &str) -> Result<(TcpListener, SocketAddr), BindError> {

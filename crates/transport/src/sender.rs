@@ -1,6 +1,6 @@
 //! OTLP out: parts of a request to the owners of a ring, side by side, each acknowledged.
 //!
-//! A [`Destination`] knows its owners (a fixed list or DNS), keeps one HTTP/2 connection to each, bounds
+//! A [`Destination`] knows its owners (a fixed list, DNS or a Kubernetes service), keeps one HTTP/2 connection to each, bounds
 //! what is in flight to each, and tells whether an owner is up. [`Owners::place`] cuts a request into
 //! parts; [`Destination::send`] delivers them.
 //!
@@ -24,6 +24,8 @@ mod answer;
 pub mod config;
 mod delivery;
 mod frame;
+mod gather;
+mod k8s;
 mod link;
 mod metrics;
 mod owner;
@@ -40,10 +42,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::uri::Authority;
 use mirador_ring::Placement;
 use mirador_service::backoff::RetryConfig;
 use mirador_service::health::{Component, Health};
 use mirador_service::metrics::Registry;
+use mirador_service::tls::Connector;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -53,6 +57,7 @@ use self::metrics::{DestinationMetrics, Metrics};
 use self::owner::Owner;
 pub use self::placement::Placed;
 pub use self::remember::Remembered;
+pub use self::resolver::Member;
 use self::resolver::{Answer, Membership};
 pub use self::roster::{Roster, resolve_once};
 use crate::Refusal;
@@ -98,6 +103,7 @@ pub struct Destination {
 struct Inner {
     name: &'static str,
     config: Config,
+    dial: link::Dial,
     waits: RetryConfig,
     agent_id: Option<String>,
     metrics: DestinationMetrics,
@@ -177,6 +183,9 @@ impl Destination {
         if !problems.is_empty() {
             return Err(InvalidConfig { name, problems });
         }
+        let tls = config.encryption().map(|tls| Connector::new(tls.clone()).map(Arc::new)).transpose();
+        let tls = tls.map_err(|error| InvalidConfig { name, problems: vec![format!("tls.{error}")] })?;
+        let dial = link::Dial { connection: config.connection.clone(), tls };
         let resolver = config.resolver.clone();
         let destination = Self {
             inner: Arc::new(Inner {
@@ -195,20 +204,23 @@ impl Destination {
                 component: health.component(format!("exporter/{name}")),
                 waits: config.retry_on_failure.waits(),
                 config,
+                dial,
                 agent_id,
             }),
         };
         destination.inner.component.ready(false, "no owner is known yet");
-        destination.resolve(resolver);
+        destination.resolve(resolver, registry);
         Ok(destination)
     }
 
-    fn resolve(&self, resolver: ResolverConfig) {
+    fn resolve(&self, resolver: ResolverConfig, registry: &Registry) {
         if let Some(fixed) = resolver.fixed {
             self.inner.metrics.resolved.inc();
             self.set_owners(fixed.hostnames);
         } else if let Some(dns) = resolver.dns {
             tokio::spawn(watch_dns(Arc::downgrade(&self.inner), dns));
+        } else if let Some(k8s) = resolver.k8s {
+            k8s::start(&self.inner, *k8s, registry);
         }
     }
 
@@ -221,6 +233,14 @@ impl Destination {
     ///
     /// Connections to owners that stay are kept; what waits for an owner that left is placed again.
     pub fn set_owners(&self, members: Vec<String>) {
+        self.inner.install(members.into_iter().map(Member::from).collect());
+    }
+
+    /// As [`Destination::set_owners`], with addresses that differ from the names.
+    ///
+    /// The connection to a member whose address changed is replaced; what waited for it is sent to the
+    /// new address.
+    pub fn set_members(&self, members: Vec<Member>) {
         self.inner.install(members);
     }
 
@@ -248,24 +268,32 @@ impl Destination {
 }
 
 impl Inner {
-    fn install(&self, members: Vec<String>) {
+    fn install(&self, members: Vec<Member>) {
         let _guard = self.installing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.set.load_full();
         let mut kept: HashMap<&str, &Arc<Owner>> = before.members.iter().map(|owner| (owner.name(), owner)).collect();
-        let usable = members.into_iter().filter(|name| {
-            let usable = resolver::authority(name).is_some();
-            if !usable {
-                tracing::warn!(destination = self.name, owner = %name, "not host or host:port, left out of the ring");
+        let mut authorities = HashMap::with_capacity(members.len());
+        for Member { name, address } in members {
+            if let Some(authority) = resolver::authority(&address) {
+                authorities.insert(name, authority);
+            } else {
+                tracing::warn!(destination = self.name, owner = %name, %address,
+                    "not host or host:port, left out of the ring");
             }
-            usable
-        });
-        let roster = Roster::new(self.config.placement, usable);
+        }
+        let roster = Roster::new(self.config.placement, authorities.keys().cloned());
+        let mut succeeded = Vec::new();
         let owners: Vec<Arc<Owner>> = roster
             .members()
             .iter()
-            .filter_map(|name| match kept.remove(name.as_str()) {
-                Some(owner) => Some(Arc::clone(owner)),
-                None => self.start_owner(name),
+            .filter_map(|name| {
+                let authority = authorities.get(name)?;
+                match kept.remove(name.as_str()) {
+                    Some(owner) if owner.authority() == authority => return Some(Arc::clone(owner)),
+                    Some(moved) => succeeded.push(moved),
+                    None => {}
+                }
+                Some(self.start_owner(name, authority))
             })
             .collect();
         let generation = before.generation + 1;
@@ -280,19 +308,22 @@ impl Inner {
         for owner in kept.into_values() {
             owner.leave();
         }
+        for owner in succeeded {
+            owner.leave_to_successor();
+        }
         self.generation.send_replace(generation);
     }
 
-    fn start_owner(&self, name: &str) -> Option<Arc<Owner>> {
+    fn start_owner(&self, name: &str, authority: &Authority) -> Arc<Owner> {
         let owner = Arc::new(Owner::new(
             name.to_owned(),
-            resolver::authority(name)?,
+            authority.clone(),
             &self.config,
             self.agent_id.as_deref(),
             self.metrics.owner(name),
         ));
-        tokio::spawn(link::keep(Arc::clone(&owner), self.config.connection.clone(), self.next_seed()));
-        Some(owner)
+        tokio::spawn(link::keep(Arc::clone(&owner), self.dial.clone(), self.next_seed()));
+        owner
     }
 
     fn next_seed(&self) -> u64 {
@@ -329,7 +360,7 @@ async fn watch_dns(destination: Weak<Inner>, config: DnsConfig) {
         };
         inner.component.beat();
         if let Some(members) = membership.apply(answer) {
-            inner.install(members.to_vec());
+            inner.install(members.iter().cloned().map(Member::from).collect());
         }
         drop(inner);
         tokio::time::sleep(config.interval).await;

@@ -10,3 +10,5 @@ mod limits;
 mod payload;
 #[path = "receiver/rig.rs"]
 mod rig;
+#[path = "receiver/tls.rs"]
+mod tls;

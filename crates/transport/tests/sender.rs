@@ -24,6 +24,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::prelude::*;
 use prost::Message as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -39,6 +42,7 @@ fn config(owners: &[&FakeOwner]) -> Config {
         resolver: ResolverConfig {
             fixed: Some(StaticConfig { hostnames: owners.iter().map(|owner| owner.name()).collect() }),
             dns: None,
+            k8s: None,
         },
         ..Config::default()
     };
@@ -450,6 +454,33 @@ async fn an_owner_that_comes_back_is_used_again_without_a_restart() {
 }
 
 #[tokio::test]
+async fn an_owner_that_answers_no_ping_is_given_up_and_dialled_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(&[]);
+    config.resolver.fixed = Some(StaticConfig { hostnames: vec![listener.local_addr().unwrap().to_string()] });
+    config.retry_on_failure.enabled = false;
+    config.connection.keepalive_time = Duration::from_millis(50);
+    config.connection.keepalive_timeout = Duration::from_millis(50);
+    // Says with an empty SETTINGS frame that it speaks HTTP/2, and then nothing, whatever comes.
+    let (mute, mut accepted) = watch::channel(Vec::new());
+    let accepting = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            mute.send_modify(|held| held.push(stream));
+        }
+    });
+    let rig = start(config);
+    let part = Part { owner: 0, bytes: request(0..1), items: 1 };
+    let refusal = rig.send(&rig.destination.owners(), vec![part]).await.unwrap_err();
+    assert_eq!(refusal.code, Code::Unavailable);
+    assert!(refusal.message.contains("connection"), "{}", refusal.message);
+    let again = accepted.wait_for(|held| held.len() > 1);
+    tokio::time::timeout(Duration::from_secs(10), again).await.expect("it is dialled again").unwrap();
+    accepting.abort();
+}
+
+#[tokio::test]
 async fn owners_from_dns_are_named_as_addresses_and_used() {
     let owner = FakeOwner::start().await;
     let mut config = config(&[]);
@@ -461,6 +492,7 @@ async fn owners_from_dns_are_named_as_addresses_and_used() {
             timeout: Duration::from_secs(5),
             ..DnsConfig::default()
         }),
+        k8s: None,
     };
     let rig = start(config);
     until("the name is resolved", || !rig.destination.owners().is_empty()).await;

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod cassandra;
 pub mod catalog;
 pub mod client;
+pub mod controlplane;
 pub mod install;
 pub mod jaeger;
 pub mod ports;
@@ -20,6 +21,7 @@ pub mod victoriametrics;
 pub mod victoriatraces;
 
 pub use cassandra::Cassandra;
+pub use controlplane::ControlPlane;
 pub use jaeger::Jaeger;
 pub use server::Server;
 pub use victorialogs::VictoriaLogs;

@@ -2,11 +2,14 @@
 //!
 //! A library and never a test: a wrong answer is returned as an error, and the test that asked decides.
 
+pub mod anomaly;
 pub mod apps;
 pub mod backends;
+pub mod chart;
 pub mod load;
 pub mod node;
 pub mod oracle;
+pub mod rig;
 pub mod shop;
 mod skip;
 

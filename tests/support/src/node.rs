@@ -56,6 +56,14 @@ impl Node {
         Self::start("mirador-agent", &["run"], config).await
     }
 
+    /// Starts an agent that need not become ready, because it has no owner to send to.
+    ///
+    /// # Errors
+    /// When it cannot be built, started or does not come alive.
+    pub async fn lonely_agent(config: Value) -> Result<Self> {
+        Self::start_until("mirador-agent", &["run"], config, "livez").await
+    }
+
     /// Starts a central process in `role`.
     ///
     /// # Errors
@@ -65,6 +73,10 @@ impl Node {
     }
 
     async fn start(program: &str, words: &[&str], config: Value) -> Result<Self> {
+        Self::start_until(program, words, config, "readyz").await
+    }
+
+    async fn start_until(program: &str, words: &[&str], config: Value, page: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("mirador-node-").tempdir()?;
         let next = || -> Result<SocketAddr> { Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?))) };
         let (grpc, http, metrics, health, console) = (next()?, next()?, next()?, next()?, next()?);
@@ -87,7 +99,7 @@ impl Node {
             args,
             env: Vec::new(),
             folder: folder.path().to_owned(),
-            ready: Ready::Http(format!("http://{health}/readyz")),
+            ready: Ready::Http(format!("http://{health}/{page}")),
         })
         .await?;
         Ok(Self { server, folder, grpc, http, metrics, health, console })
@@ -104,21 +116,7 @@ impl Node {
     /// When the process does not answer.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let text = client::text(client::client()?.get(format!("http://{}/metrics", self.metrics))).await?;
-        let mut sum = 0.0;
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let Some((series, value)) =
-                line.split_once(' ').filter(|_| !line.contains('{')).or_else(|| line.rsplit_once("} "))
-            else {
-                continue;
-            };
-            let (found, pairs) = series.split_once('{').unwrap_or((series, ""));
-            let wanted = labels.iter().all(|(key, value)| pairs.contains(&format!("{key}=\"{value}\"")));
-            if found == name && wanted {
-                let value = value.split_whitespace().next().unwrap_or_default();
-                sum += value.parse::<f64>().with_context(|| line.to_owned())?;
-            }
-        }
-        Ok(sum)
+        sum(&text, name, labels)
     }
 
     /// Asks the JSON API of the live page.
@@ -130,8 +128,27 @@ impl Node {
     }
 }
 
+/// The sum of a metric over all series of a page whose labels contain every pair of `labels`.
+pub(crate) fn sum(page: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    let mut sum = 0.0;
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let Some((series, value)) =
+            line.split_once(' ').filter(|_| !line.contains('{')).or_else(|| line.rsplit_once("} "))
+        else {
+            continue;
+        };
+        let (found, pairs) = series.split_once('{').unwrap_or((series, ""));
+        let wanted = labels.iter().all(|(key, value)| pairs.contains(&format!("{key}=\"{value}\"")));
+        if found == name && wanted {
+            let value = value.split_whitespace().next().unwrap_or_default();
+            sum += value.parse::<f64>().with_context(|| line.to_owned())?;
+        }
+    }
+    Ok(sum)
+}
+
 /// Objects are merged key by key; anything else in `over` replaces what stands in `base`.
-fn lay_over(base: &mut Value, over: Value) {
+pub(crate) fn lay_over(base: &mut Value, over: Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {

@@ -20,14 +20,15 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 7] = [
     Need { probe: &["cc", "--version"], what: "a C compiler", debian: &["gcc", "libc6-dev"], why: "SQLite and zstd" },
     Need {
         probe: &["go", "version"],
         what: "Go 1.26 or newer",
         debian: &[],
-        why: "VictoriaMetrics, VictoriaLogs, Jaeger, telemetrygen",
+        why: "VictoriaMetrics, VictoriaLogs, Jaeger, telemetrygen, Kubernetes",
     },
+    Need { probe: &["openssl", "version"], what: "openssl", debian: &["openssl"], why: "keys of the control plane" },
     Need { probe: &["java", "-version"], what: "JDK 17", debian: &["openjdk-17-jdk-headless"], why: "Cassandra" },
     Need { probe: &["mvn", "--version"], what: "Maven", debian: &["maven"], why: "Cassandra" },
     Need {

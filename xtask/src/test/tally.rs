@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::test_kernels::Verdict;
+
 /// The sums so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
@@ -55,6 +57,21 @@ impl Tally {
         self.passed += count(" passed") - excused;
         self.failed += count(" failed");
         self.skipped += count(" ignored") + excused;
+    }
+
+    /// Takes in a check on another kernel.
+    pub(super) fn kernel(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Good(_) => self.passed += 1,
+            Verdict::Bad(text) => {
+                self.failed += 1;
+                self.failures.push(format!("steering on {text}"));
+            }
+            Verdict::Skipped(text) => {
+                self.skipped += 1;
+                self.reasons.push(format!("steering on another kernel: {text}"));
+            }
+        }
     }
 
     /// What is worth reading before the closing line: why tests were skipped, and which failed.

@@ -7,8 +7,9 @@ use super::Finding;
 use super::name::is_empty_name;
 
 /// A package of the workspace and the packages of the workspace that it may use outside its tests.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("mirador-proto", &[]),
+    ("mirador-ebpf-shared", &[]),
     ("mirador-otlp", &[]),
     ("mirador-ring", &[]),
     ("mirador-service", &[]),

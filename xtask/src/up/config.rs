@@ -77,8 +77,11 @@ pub(super) fn central(ports: &Ports, stores: &Stores) -> String {
     yaml += "servicegraph:\n  metrics_flush_interval: 1s\nspanmetrics:\n  metrics_flush_interval: 1s\n";
     match stores {
         Stores::Embedded(file) => {
-            let (file, console) = (text(&file.display().to_string()), ports.console);
-            write!(yaml, "console:\n  endpoint: 127.0.0.1:{console}\nexporters:\n  embedded:\n    path: {file}\n")
+            // What outlives a restart stands beside what is stored, and goes when that goes.
+            let folder = file.parent().unwrap_or(Path::new("."));
+            let (file, folder) = (text(&file.display().to_string()), text(&folder.display().to_string()));
+            write!(yaml, "state:\n  directory: {folder}\nconsole:\n  endpoint: 127.0.0.1:{}\n", ports.console)
+                .and_then(|()| write!(yaml, "exporters:\n  embedded:\n    path: {file}\n"))
         }
         Stores::Real(_) => {
             yaml += "console:\n  enabled: false\nexporters:\n";

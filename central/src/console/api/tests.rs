@@ -146,7 +146,7 @@ async fn served() -> Served {
     let base = format!("http://{}", console.address().unwrap());
     let drain = Drain::new(Duration::from_secs(5));
     tokio::spawn(console.serve(drain.clone()));
-    Served { base, client: reqwest::Client::builder().no_proxy().build().unwrap(), drain, _folder: folder }
+    Served { base, client: mirador_support::backends::client::client().unwrap(), drain, _folder: folder }
 }
 
 impl Served {
@@ -338,5 +338,23 @@ async fn text_of_telemetry_cannot_become_a_page_and_the_page_runs_only_its_own_s
         assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
         let body = answer.text().await.unwrap();
         assert!(!body.contains("innerHTML") && !body.contains("src=\"http") && !body.contains("onclick=\""), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_made_to_point_here_is_refused_for_the_page_and_its_api() {
+    let served = served().await;
+    for path in ["/", "/page.js", "/api/v1/services", "/nowhere"] {
+        for (host, status) in [("evil.example", 421), ("evil.example:14380", 421), ("localhost:1", 200)] {
+            let asked = served.client.get(format!("{}{path}", served.base)).header("host", host);
+            let answer = asked.send().await.unwrap();
+            let expected = if path == "/nowhere" && status == 200 { 404 } else { status };
+            assert_eq!(answer.status().as_u16(), expected, "{host}{path}");
+            if status == 421 {
+                let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+                let told = body["error"].as_str().unwrap();
+                assert!(told.contains(host) && told.contains("console.hosts"), "{told}");
+            }
+        }
     }
 }

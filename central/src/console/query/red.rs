@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
+use serde_json::Value as Json;
 
 use super::{Growth, LabelMap, growth};
 
@@ -54,6 +55,70 @@ pub(in crate::console) struct AnomalyRow {
     peak: f64,
     flagged: bool,
     timestamp_ms: i64,
+    /// The latest episode of the series, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    episode: Option<EpisodeRow>,
+}
+
+/// What the latest log record about a series says.
+#[derive(Debug, Clone, Serialize)]
+struct EpisodeRow {
+    /// `opened`, `peak`, `closed`, `silent` or `heard_again`.
+    kind: String,
+    /// In words.
+    reason: String,
+    /// `rate`, `p99` or another part of the metric.
+    part: String,
+    direction: Option<String>,
+    value: Option<f64>,
+    expected_low: Option<f64>,
+    expected_high: Option<f64>,
+    contribution: Option<f64>,
+    peak: Option<f64>,
+    opened_ms: i64,
+    timestamp_ms: i64,
+}
+
+/// Log records read for one answer at most.
+const RECORDS: i64 = 10_000;
+
+/// The latest episode of each series, by metric and labels; an opening's reason outlives its close.
+fn episodes(connection: &Connection, since_ms: i64) -> anyhow::Result<BTreeMap<(String, LabelMap), EpisodeRow>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT time_nanos, attributes FROM logs WHERE event_name = ?1 AND time_nanos >= ?2 \
+         ORDER BY time_nanos DESC LIMIT ?3",
+    )?;
+    let name = crate::isolationforest::episodes::EVENT_NAME;
+    let mut rows = statement.query(params![name, since_ms.saturating_mul(1_000_000), RECORDS])?;
+    let mut found: BTreeMap<(String, LabelMap), EpisodeRow> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let time: i64 = row.get(0)?;
+        let record: BTreeMap<String, Json> = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
+        let text = |key: &str| record.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
+        let number = |key: &str| record.get(key).and_then(Json::as_f64);
+        let labels = record.iter().filter_map(|(key, value)| {
+            Some((key.strip_prefix("series.")?.to_owned(), value.as_str().unwrap_or_default().to_owned()))
+        });
+        let nanos = record.get("anomaly.opened_at_unix_nano").and_then(Json::as_i64).unwrap_or(time);
+        let episode = EpisodeRow {
+            kind: text("anomaly.kind"),
+            reason: text("anomaly.reason"),
+            part: text("anomaly.part"),
+            direction: record.get("anomaly.direction").and_then(Json::as_str).map(str::to_owned),
+            value: number("anomaly.value"),
+            expected_low: number("anomaly.expected_low"),
+            expected_high: number("anomaly.expected_high"),
+            contribution: number("anomaly.contribution"),
+            peak: number("anomaly.peak"),
+            opened_ms: nanos / 1_000_000,
+            timestamp_ms: time / 1_000_000,
+        };
+        let known = found.entry((text("anomaly.metric"), labels.collect())).or_insert_with(|| episode.clone());
+        if known.direction.is_none() && known.opened_ms == episode.opened_ms && episode.direction.is_some() {
+            *known = EpisodeRow { kind: known.kind.clone(), timestamp_ms: known.timestamp_ms, ..episode };
+        }
+    }
+    Ok(found)
 }
 
 /// Cumulative bucket growth by upper bound, in the order of the bounds.
@@ -214,13 +279,19 @@ pub(in crate::console) fn anomalies(
          WHERE s.name = 'anomaly_score' AND samples.timestamp_ms >= ?1 \
          GROUP BY s.id HAVING max(samples.value) > 0",
     )?;
+    let mut told = episodes(connection, since_ms)?;
     let mut found: Vec<AnomalyRow> = Vec::new();
     let mut rows = scored.query(params![since_ms])?;
     while let Some(row) = rows.next()? {
         let text: String = row.get(0)?;
         let mut labels: LabelMap = serde_json::from_str(&text)?;
+        let metric = labels.remove("metric").unwrap_or_default();
+        let key = (metric, labels);
+        let episode = told.remove(&key);
+        let (metric, labels) = key;
         found.push(AnomalyRow {
-            metric: labels.remove("metric").unwrap_or_default(),
+            metric,
+            episode,
             flagged: flags.get(&text).copied().unwrap_or(false),
             labels,
             score: row.get::<_, Option<f64>>(1)?.unwrap_or(0.0),

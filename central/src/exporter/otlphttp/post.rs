@@ -2,6 +2,7 @@
 //!
 //! Never: tries again (the wrapper `retrying` does), shows what may be secret (query, headers) in a message.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +10,8 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzEncoder;
 use mirador_service::metrics::{Counter, Family, Registry};
+use mirador_service::secret::Secret;
+use mirador_service::tls::{self, ClientTls};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use tokio::sync::Semaphore;
@@ -48,11 +51,16 @@ pub struct Answer {
     pub is_json: bool,
 }
 
-/// Reads `exporters.{section}.endpoint`, which has to be plain HTTP without credentials.
+/// Reads `exporters.{section}.endpoint`, which has to be HTTP or HTTPS without credentials, and its `tls`.
 ///
 /// # Errors
 /// The text names the key and what would be right. `example` is shown in it.
-pub(in crate::exporter) fn plain_http(section: &str, endpoint: &str, example: &str) -> anyhow::Result<Url> {
+pub(in crate::exporter) fn http_url(
+    section: &str,
+    endpoint: &str,
+    tls: Option<&ClientTls>,
+    example: &str,
+) -> anyhow::Result<Url> {
     let key = format!("exporters.{section}.endpoint");
     let url = Url::parse(endpoint).with_context(|| format!("{key}: {endpoint:?} is not a URL; {example} is right"))?;
     anyhow::ensure!(
@@ -60,10 +68,22 @@ pub(in crate::exporter) fn plain_http(section: &str, endpoint: &str, example: &s
         "{key}: the URL carries credentials; put them into exporters.{section}.headers, where they are not shown"
     );
     anyhow::ensure!(
-        url.scheme() != "https",
-        "{key}: {url} asks for TLS, which this build does not have; use http, through a proxy beside this process that speaks TLS where the network is not trusted"
+        matches!(url.scheme(), "http" | "https"),
+        "{key}: the scheme of {url} is neither http nor https; {example} is right"
     );
-    anyhow::ensure!(url.scheme() == "http", "{key}: the scheme of {url} is not http; {example} is right");
+    let Some(tls) = tls.filter(|tls| !tls.insecure) else { return Ok(url) };
+    let path = format!("exporters.{section}.tls");
+    anyhow::ensure!(
+        url.scheme() == "https",
+        "{path}: {} is not encrypted; write https, or leave the section out",
+        shown(&url)
+    );
+    anyhow::ensure!(
+        tls.server_name_override.is_empty(),
+        "{path}.server_name_override: the host of exporters.{section}.endpoint is what the certificate has to carry; put the name there"
+    );
+    let problems = tls.problems(&path);
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(url)
 }
 
@@ -74,18 +94,7 @@ impl Poster {
     /// When the URL, a header or a limit is wrong; the text names the key.
     pub fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
         let (url, headers) = checked(section, config)?;
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(config.timeout.min(Duration::from_secs(5)))
-            .timeout(config.timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tcp_nodelay(true)
-            .user_agent(concat!("mirador/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .with_context(|| format!("exporters.{section}"))?;
-        let mut shown = url.clone();
-        shown.set_query(None);
+        let client = client(section, &url, config.tls.as_ref(), config.timeout)?;
         let requests = registry.counter_family(
             "mirador_otlphttp_requests",
             "OTLP/HTTP requests to a backend, by exporter and status (an HTTP code, timeout, connect or broken).",
@@ -94,8 +103,8 @@ impl Poster {
         Ok(Self {
             section,
             client,
+            shown: shown(&url),
             url,
-            shown: shown.into(),
             headers,
             compression: config.compression,
             in_flight: Semaphore::new(config.max_in_flight),
@@ -118,12 +127,7 @@ impl Poster {
         let response = match sent {
             Ok(response) => response,
             Err(error) => {
-                let kind = match () {
-                    () if error.is_timeout() => "timeout",
-                    () if error.is_connect() => "connect",
-                    () => "broken",
-                };
-                self.count(kind);
+                self.count(kind(&error));
                 let reason = format!("{}: {}: {}", self.section, self.shown, chain(&error.without_url()));
                 return Err(ExportError::Retry { after: None, reason });
             }
@@ -134,7 +138,7 @@ impl Poster {
         let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         // The status is the answer. A body that breaks off takes nothing back.
-        let body = read_capped(response).await;
+        let body = read_capped(response, ANSWER).await;
         if !status.is_success() {
             return Err(self.refused(status, after, &body));
         }
@@ -184,7 +188,7 @@ impl Poster {
 
 /// Everything about a section that can be told without connecting.
 pub(super) fn checked(section: &str, config: &Config) -> anyhow::Result<(Url, HeaderMap)> {
-    let url = plain_http(section, &config.endpoint, "http://host:port/path")?;
+    let url = http_url(section, &config.endpoint, config.tls.as_ref(), "http://host:port/path")?;
     anyhow::ensure!(
         config.max_in_flight > 0 && config.max_in_flight <= Semaphore::MAX_PERMITS,
         "exporters.{section}.max_in_flight: {} cannot work; 1 or more is right, 32 by default",
@@ -197,9 +201,57 @@ pub(super) fn checked(section: &str, config: &Config) -> anyhow::Result<(Url, He
     Ok((url, headers(section, config)?))
 }
 
-fn headers(section: &str, config: &Config) -> anyhow::Result<HeaderMap> {
+/// A client of one backend: no proxy, no redirect, every request within `timeout`.
+///
+/// # Errors
+/// When it cannot be built; the text names the section.
+pub(in crate::exporter) fn client(
+    section: &str,
+    url: &Url,
+    tls: Option<&ClientTls>,
+    timeout: Duration,
+) -> anyhow::Result<Client> {
+    let encryption = match tls {
+        _ if url.scheme() != "https" => tls::trusting_nobody(),
+        Some(tls) => tls.fixed(),
+        None => ClientTls::default().fixed(),
+    };
+    Client::builder()
+        .tls_backend_preconfigured(encryption.with_context(|| format!("exporters.{section}.tls"))?)
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(timeout.min(Duration::from_secs(5)))
+        .timeout(timeout)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .tcp_nodelay(true)
+        .user_agent(concat!("mirador/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .with_context(|| format!("exporters.{section}"))
+}
+
+/// The URL without what may be secret.
+pub(in crate::exporter) fn shown(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.into()
+}
+
+/// The label of a request without an answer.
+pub(in crate::exporter) fn kind(error: &reqwest::Error) -> &'static str {
+    match () {
+        () if error.is_timeout() => "timeout",
+        () if error.is_connect() => "connect",
+        () => "broken",
+    }
+}
+
+/// The headers that `exporters.{section}.headers` names; none may be one that the body decides.
+///
+/// # Errors
+/// The text names the key and the header, never its value.
+pub(in crate::exporter) fn configured(section: &str, given: &BTreeMap<String, Secret>) -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
-    for (name, value) in &config.headers {
+    for (name, value) in given {
         let key = format!("exporters.{section}.headers");
         let header =
             HeaderName::try_from(name).with_context(|| format!("{key}: {name:?} is not the name of a header"))?;
@@ -212,6 +264,11 @@ fn headers(section: &str, config: &Config) -> anyhow::Result<HeaderMap> {
         value.set_sensitive(true);
         headers.insert(header, value);
     }
+    Ok(headers)
+}
+
+fn headers(section: &str, config: &Config) -> anyhow::Result<HeaderMap> {
+    let mut headers = configured(section, &config.headers)?;
     // VictoriaTraces compares the whole value: a parameter such as a charset would be refused.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     let encoding = match config.compression {
@@ -237,19 +294,19 @@ fn compress(compression: Compression, body: &[u8]) -> std::io::Result<Bytes> {
     }
 }
 
-/// What can be read of an answer, up to the cap.
-async fn read_capped(mut response: Response) -> Bytes {
+/// What can be read of an answer, up to `cap` bytes.
+pub(in crate::exporter) async fn read_capped(mut response: Response, cap: usize) -> Bytes {
     let mut body = BytesMut::new();
-    while body.len() < ANSWER
+    while body.len() < cap
         && let Ok(Some(chunk)) = response.chunk().await
     {
-        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER - body.len())]);
+        body.extend_from_slice(&chunk[..chunk.len().min(cap - body.len())]);
     }
     body.freeze()
 }
 
 /// Seconds, or the date at which to come back (RFC 9110 §10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(in crate::exporter) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -259,12 +316,13 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
 }
 
 /// Foreign text for a log line and for the client: short, and without control characters.
-pub(super) fn printable(text: &[u8]) -> String {
+pub(in crate::exporter) fn printable(text: &[u8]) -> String {
     let head = &text[..text.len().min(1024)];
     String::from_utf8_lossy(head).chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes. Of a `reqwest::Error` take the URL away first: it may carry a secret.
+pub(in crate::exporter) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mirador_otlp::{Limits, Signal};
+use mirador_service::tls::{Acceptor, ServerTls};
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use prost::Message;
@@ -207,7 +208,7 @@ fn a_date_is_a_wait_from_now() {
     let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT".parse().unwrap());
-    assert_eq!(post::retry_after(&headers, now), Some(Duration::from_secs(30)));
+    assert_eq!(retry_after(&headers, now), Some(Duration::from_secs(30)));
 }
 
 #[tokio::test]
@@ -371,11 +372,18 @@ fn what_cannot_work_is_refused_by_its_key() {
         config
     };
     let at = |endpoint: &str| Config { endpoint: endpoint.to_owned(), ..good() };
+    let encrypted = |tls| Config { tls: Some(tls), ..at("https://host/v1/traces") };
     let wrong = [
         ("endpoint", "not a URL", at("")),
         ("endpoint", "scheme", at("victorialogs:9428")),
         ("endpoint", "scheme", at("ftp://host/")),
-        ("endpoint", "TLS", at("https://host/v1/traces")),
+        ("tls", "not encrypted", Config { tls: Some(ClientTls::default()), ..good() }),
+        ("tls.ca_file", "cannot read", encrypted(ClientTls { ca_file: "/absent".to_owned(), ..ClientTls::default() })),
+        (
+            "tls.server_name_override",
+            "put the name there",
+            encrypted(ClientTls { server_name_override: "other".to_owned(), ..ClientTls::default() }),
+        ),
         ("endpoint", "credentials", at("http://user:hunter2@host/v1/traces")),
         ("headers", "not the name", header("a b", "x")),
         ("headers.X-Key", "cannot carry", header("X-Key", "hunter2\n")),
@@ -390,4 +398,43 @@ fn what_cannot_work_is_refused_by_its_key() {
         assert!(error.contains(&format!("exporters.otlphttp_traces.{key}")) && error.contains(what), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
+}
+
+/// A port that speaks TLS with a certificate of its own and passes everything on to `behind`.
+async fn encrypting(folder: &std::path::Path, behind: SocketAddr) -> (u16, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned()];
+    let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("own.crt"), certificate.pem()).unwrap();
+    std::fs::write(path("own.key"), key.serialize_pem()).unwrap();
+    let tls = ServerTls { cert_file: path("own.crt"), key_file: path("own.key"), ..ServerTls::default() };
+    let acceptor = tokio_rustls::TlsAcceptor::from(Acceptor::new(tls).unwrap().config());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust us ends the handshake; the next one may.
+            let Ok(mut outside) = acceptor.accept(stream).await else { continue };
+            tokio::spawn(async move {
+                let mut inside = tokio::net::TcpStream::connect(behind).await.unwrap();
+                tokio::io::copy_bidirectional(&mut outside, &mut inside).await.ok();
+            });
+        }
+    });
+    (port, path("own.crt"))
+}
+
+#[tokio::test]
+async fn an_https_backend_is_trusted_by_its_authority_and_otherwise_retried() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(200, &[], "").await;
+    let (port, ca_file) = encrypting(folder.path(), server.address).await;
+    let config = |tls| Config { endpoint: format!("https://localhost:{port}/v1/traces"), tls, ..Config::default() };
+    let trusting = config(Some(ClientTls { ca_file, ..ClientTls::default() }));
+    TraceStore::store(&open(&trusting), &request()).await.unwrap();
+    assert_eq!(server.seen().len(), 1);
+    let distrusting = TraceStore::store(&open(&config(None)), &request()).await;
+    assert_eq!(kind(&distrusting), "retry", "{distrusting:?}");
+    assert_eq!(server.seen().len(), 1);
 }

@@ -1,24 +1,23 @@
 //! One remote-write request and what its answer means, after the status table of VictoriaMetrics' clients.
 //!
-//! Never: waits between attempts; only a kept-alive connection that the server had closed is tried again at
+//! Never: shows what may be secret (query, headers) in a message; waits between attempts; only a kept-alive connection that the server had closed is tried again at
 //! once, because such a request was never looked at.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use mirador_service::metrics::{Counter, Family, Labels, Registry};
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, StatusCode, Url};
 
 use super::{Codec, Config};
 use crate::exporter::ExportError;
-use crate::exporter::otlphttp::plain_http;
+use crate::exporter::otlphttp::{
+    chain, client, configured, http_url, kind, printable, read_capped, retry_after, shown,
+};
 
 /// How much of an answer is read for the log.
 const ANSWER: usize = 1024;
-/// A longer Retry-After is not believed.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// An answer that is not an error of the path.
 #[derive(Debug)]
@@ -40,6 +39,8 @@ pub(super) struct Poster {
     section: &'static str,
     client: Client,
     url: Url,
+    /// The URL without what may be secret.
+    shown: String,
     zstd: HeaderMap,
     snappy: HeaderMap,
     requests: Family<Labels, Counter>,
@@ -50,15 +51,8 @@ pub(super) struct Poster {
 impl Poster {
     /// Checks URL and headers.
     pub(super) fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
-        let url = plain_http(section, &config.endpoint, "http://host:8428/api/v1/write")?;
-        let mut given = HeaderMap::new();
-        for (name, value) in &config.headers {
-            let name = HeaderName::try_from(name)
-                .with_context(|| format!("exporters.{section}.headers: {name:?} is not a header name"))?;
-            let value = HeaderValue::try_from(value.reveal())
-                .with_context(|| format!("exporters.{section}.headers.{name}: the value has forbidden characters"))?;
-            given.insert(name, value);
-        }
+        let url = http_url(section, &config.endpoint, config.tls.as_ref(), "http://host:8428/api/v1/write")?;
+        let given = configured(section, &config.headers)?;
         let headers = |encoding, version: &'static str, value| {
             let mut headers = given.clone();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
@@ -66,27 +60,19 @@ impl Poster {
             headers.insert(HeaderName::from_static(version), HeaderValue::from_static(value));
             headers
         };
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(config.timeout.min(Duration::from_secs(5)))
-            .timeout(config.timeout)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tcp_nodelay(true)
-            .user_agent(concat!("mirador/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .with_context(|| format!("exporters.{section}"))?;
+        let requests = registry.counter_family(
+            "mirador_victoriametrics_requests",
+            "Remote-write requests, by exporter and status (an HTTP code, timeout, connect or broken)",
+        );
         registry.declare_labels("mirador_victoriametrics_requests", &["exporter", "status"]);
         Ok(Self {
             section,
-            client,
+            client: client(section, &url, config.tls.as_ref(), config.timeout)?,
+            shown: shown(&url),
             url,
             zstd: headers("zstd", "x-victoriametrics-remote-write-version", "1"),
             snappy: headers("snappy", "x-prometheus-remote-write-version", "0.1.0"),
-            requests: registry.counter_family(
-                "mirador_victoriametrics_requests",
-                "Remote-write requests, by exporter and status (an HTTP code, timeout, connect or broken)",
-            ),
+            requests,
             retries: registry.counter(
                 "mirador_victoriametrics_retries",
                 "Requests that were sent again at once because the store had closed an idle connection",
@@ -110,14 +96,14 @@ impl Poster {
         }
         let response = sent.map_err(|error| ExportError::Retry {
             after: None,
-            reason: format!("{}: {}: {}", self.section, self.url, chain(&error)),
+            reason: format!("{}: {}: {}", self.section, self.shown, chain(&error.without_url())),
         })?;
         let status = response.status();
         if status.is_success() {
             return Ok(Answer::Taken);
         }
-        let after = retry_after(&response);
-        let said = said(response).await;
+        let after = retry_after(response.headers(), SystemTime::now());
+        let said = printable(&read_capped(response, ANSWER).await);
         self.judge(status, after, &said)
     }
 
@@ -130,16 +116,14 @@ impl Poster {
         let result = self.client.post(self.url.clone()).headers(headers).body(body).send().await;
         let status = match &result {
             Ok(response) => response.status().as_u16().to_string(),
-            Err(error) if error.is_timeout() => "timeout".to_owned(),
-            Err(error) if error.is_connect() => "connect".to_owned(),
-            Err(_) => "broken".to_owned(),
+            Err(error) => kind(error).to_owned(),
         };
         self.requests.get_or_create(&vec![("exporter", self.section.to_owned()), ("status", status)]).inc();
         result
     }
 
     fn judge(&self, status: StatusCode, after: Option<Duration>, said: &str) -> Result<Answer, ExportError> {
-        let reason = format!("{}: {} answered {status}: {said}", self.section, self.url);
+        let reason = format!("{}: {} answered {status}: {said}", self.section, self.shown);
         match status.as_u16() {
             408 | 429 | 500..=599 => Err(ExportError::Retry { after, reason }),
             300..=399 | 401 | 403 | 404 | 405 => Err(ExportError::Fatal { reason }),
@@ -157,29 +141,4 @@ impl Poster {
 /// The server hung up before it answered: the connection had been idle, or the server has just stopped.
 fn closed_before(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_timeout() && !error.is_connect()
-}
-
-async fn said(mut response: Response) -> String {
-    let mut answer = Vec::new();
-    while answer.len() < ANSWER
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        answer.extend_from_slice(&chunk[..chunk.len().min(ANSWER - answer.len())]);
-    }
-    String::from_utf8_lossy(&answer).chars().filter(|letter| !letter.is_control()).take(200).collect()
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds: u64 = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_WAIT))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -240,6 +240,25 @@ async fn a_server_that_is_down_is_a_retry_and_comes_back_without_a_restart() {
     assert_eq!(log.lock().unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn what_may_be_secret_in_the_url_is_in_no_message_and_the_labels_are_documented() {
+    let registry = Registry::new();
+    for reply in [Reply::Status(503), Reply::Status(401), Reply::Hang] {
+        let server = Server::start([reply]).await;
+        let config = Config {
+            endpoint: format!("http://{}/api/v1/write?token=hush", server.address),
+            timeout: Duration::from_millis(200),
+            ..Config::default()
+        };
+        let store = RemoteWrite::new("victoriametrics", &config, &registry).unwrap();
+        let told = store.write(batch(1)).await.unwrap_err().to_string();
+        assert!(told.contains("/api/v1/write") && !told.contains("hush"), "{told}");
+    }
+    let row = registry.document();
+    let row = row.lines().find(|line| line.contains("mirador_victoriametrics_requests")).unwrap();
+    assert!(row.contains("exporter") && row.contains("status"), "{row}");
+}
+
 #[test]
 fn a_wrong_configuration_names_the_key() {
     for (config, key) in [

@@ -1,5 +1,7 @@
 //! Against a server that keeps VictoriaTraces' contract: nothing may be lost behind its 200.
 
+mod limits;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mirador_otlp::{Limits, Signal};
@@ -48,8 +50,8 @@ async fn setup() -> Setup {
     let (server, registry) = (StandIn::start().await.unwrap(), Registry::new());
     let config = Config {
         endpoint: format!("{}{INSERT_PATH}", server.url()),
-        compression: otlphttp::Compression::None,
-        ..default_config()
+        compression: Compression::None,
+        ..Config::default()
     };
     let store = VictoriaTraces::new(&config, &registry).unwrap();
     Setup { server, store, registry }
@@ -77,7 +79,7 @@ async fn a_sound_request_is_forwarded_byte_for_byte() {
         (seen.bytes, seen.spans, seen.content_type.as_str()),
         (request.bytes().len(), 2, "application/x-protobuf")
     );
-    assert!(mend::is_sound(&request));
+    assert!(mend::is_sound(&request, &Config::default().kept(unix_nanos())));
 }
 
 #[tokio::test]

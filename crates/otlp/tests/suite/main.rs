@@ -8,6 +8,7 @@ mod allocations;
 mod compare;
 mod corpus;
 mod draw;
+mod enriching;
 mod generate;
 mod hostile;
 mod identity;

@@ -43,6 +43,20 @@ async fn work_that_does_not_end_is_counted_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_get_the_grace_period_but_the_share_of_what_comes_after_them() {
+    let drain = Drain::new(GRACE);
+    let stuck = drain.guard();
+    drain.start();
+    let begun = Instant::now();
+    assert_eq!(drain.answered(4).await, 1);
+    assert_eq!(Instant::now() - begun, GRACE * 3 / 4);
+    drop(stuck);
+    // Asked too late, it still tells what has ended.
+    tokio::time::advance(GRACE).await;
+    assert_eq!(drain.answered(4).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn starting_twice_does_not_move_the_deadline() {
     let drain = Drain::new(GRACE);
     assert_eq!(drain.deadline(), None);

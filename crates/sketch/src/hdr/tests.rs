@@ -134,3 +134,64 @@ proptest! {
         prop_assert_eq!(merged(&x, &y), recorded(&[a, b].concat()));
     }
 }
+
+fn coarsened(mut hdr: Hdr, times: u8) -> Hdr {
+    (0..times).for_each(|_| {
+        hdr.coarsen();
+    });
+    hdr
+}
+
+proptest! {
+    #[test]
+    fn coarsening_keeps_every_count_and_halves_the_resolution(counts in any_counts(), times in 0..=7_u8, nanos in any_nanos()) {
+        let fine = recorded(&counts);
+        let coarse_one = coarsened(fine.clone(), times);
+        prop_assert_eq!(coarse_one.count(), fine.count());
+        prop_assert_eq!(coarse_one.coarseness(), times);
+        // What is counted before and what is counted afterwards is counted alike.
+        let mut afterwards = coarsened(Hdr::default(), times);
+        for (nanos, count) in &counts {
+            afterwards.record(*nanos, *count);
+        }
+        prop_assert_eq!(&coarse_one, &afterwards);
+        let mut one = coarsened(Hdr::default(), times);
+        one.record(nanos, 1);
+        let read = one.value_at_quantile(0.5).unwrap();
+        // Half of the coarse bucket, and half of the fine one that stands for it.
+        let most = nanos as f64 * f64::from((1_u32 << times) + 1) / 256.0 + f64::from(1_u32 << times);
+        prop_assert!((read as f64 - nanos as f64).abs() <= most, "{} is read back as {}", nanos, read);
+    }
+
+    #[test]
+    fn merging_is_associative_and_commutative_whatever_the_resolutions(
+        parts in proptest::array::uniform3((any_counts(), 0..=13_u8)),
+    ) {
+        let [a, b, c] = parts.map(|(counts, times)| coarsened(recorded(&counts), times));
+        prop_assert_eq!(merged(&merged(&a, &b), &c), merged(&a, &merged(&b, &c)));
+        prop_assert_eq!(merged(&a, &b), merged(&b, &a));
+        prop_assert_eq!(merged(&a, &b).coarseness(), a.coarseness().max(b.coarseness()));
+    }
+
+    #[test]
+    fn the_largest_are_coarsened_until_all_fit(all in vec(any_counts(), 1..20), limit in 0..4_000_usize) {
+        let before: Vec<_> = all.iter().map(|counts| recorded(counts)).collect();
+        let mut after = before.clone();
+        let (times, bytes) = coarsen_largest(&mut after.iter_mut().collect::<Vec<_>>(), limit);
+        prop_assert_eq!(bytes, after.iter().map(Hdr::heap_bytes).sum::<usize>());
+        prop_assert_eq!(times, after.iter().map(|hdr| u64::from(hdr.coarseness())).sum::<u64>());
+        prop_assert!(bytes <= limit || after.iter().all(|hdr| hdr.entries().len() <= 1));
+        for (before, after) in before.iter().zip(&after) {
+            prop_assert_eq!(before.count(), after.count());
+        }
+    }
+}
+
+#[test]
+fn the_coarsest_histogram_has_one_bucket() {
+    let mut hdr = recorded(&[(1, 1), (1_000, 2), (u64::MAX, 3)]);
+    while hdr.coarsen() {}
+    assert_eq!(hdr.entries().iter().map(|entry| entry.1).collect::<Vec<_>>(), [6]);
+    hdr.record(77, 1);
+    assert_eq!((hdr.entries().len(), hdr.count()), (1, 7));
+}

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use mirador_service::tls::ServerTls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,9 @@ pub struct GrpcConfig {
     pub keepalive: Keepalive,
     /// HTTP/2 settings.
     pub http2: Http2Config,
+    /// TLS. Unset: clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for GrpcConfig {
@@ -63,6 +67,7 @@ impl Default for GrpcConfig {
             max_concurrent_streams: 256,
             keepalive: Keepalive::default(),
             http2: Http2Config::default(),
+            tls: None,
         }
     }
 }
@@ -166,6 +171,9 @@ pub struct HttpConfig {
     pub idle_timeout: Duration,
     /// Cross-origin requests of browsers. Off unless origins are given.
     pub cors: CorsConfig,
+    /// TLS. Unset: clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTls>,
 }
 
 impl Default for HttpConfig {
@@ -176,6 +184,7 @@ impl Default for HttpConfig {
             read_header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(5),
             cors: CorsConfig::default(),
+            tls: None,
         }
     }
 }
@@ -295,6 +304,9 @@ impl Config {
         check(!body.read_timeout.is_zero(), "body.read_timeout", &"0s", "longer than 0s");
         check(!body.progress_interval.is_zero(), "body.progress_interval", &"0s", "longer than 0s");
         check(!http.read_header_timeout.is_zero(), "protocols.http.read_header_timeout", &"0s", "longer than 0s");
+        for (protocol, tls) in [("grpc", &grpc.tls), ("http", &http.tls)] {
+            problems.extend(tls.iter().flat_map(|tls| tls.problems(&format!("{path}.protocols.{protocol}.tls"))));
+        }
         problems
     }
 }

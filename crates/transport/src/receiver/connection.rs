@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -20,8 +21,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use mirador_service::drain::Drain;
 use mirador_service::memory::{Budget, Permit};
+use mirador_service::tls::Acceptor;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Due, Lifetime};
 use super::body::BodyReader;
@@ -30,10 +33,10 @@ use super::cors::Cors;
 use super::fault::Fault;
 use super::metrics::{ConnectionMeter, Meters, Transport};
 use super::reply::Reply;
-use super::socket::Socket;
+use super::socket::{Socket, Stream};
 use super::windows::Window;
 use super::{grpc, http as otlp_http};
-use crate::{AGENT_HEADER, Accepted, Consume, Incoming as Admitted, Kind};
+use crate::{AGENT_HEADER, Accepted, Caller, Consume, Gate, Incoming as Admitted, Kind};
 
 /// The read buffer of an HTTP/1.1 connection at most; it comes out of the connection's window.
 const MAX_HTTP1_BUFFER: usize = 256 << 10;
@@ -69,12 +72,18 @@ impl<C> Shared<C> {
 pub(super) struct Connection<C> {
     pub(super) shared: Arc<Shared<C>>,
     peer: SocketAddr,
+    caller: Option<Caller>,
     activity: Arc<Activity>,
 }
 
 impl<C: Consume> Connection<C> {
     async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
-        if grpc::is_grpc(&request) { grpc::export(self, request).await } else { otlp_http::export(self, request).await }
+        if grpc::is_grpc(&request) {
+            grpc::export(self, request).await
+        } else {
+            // Boxed, so that no call is moved about with room for what only plain HTTP needs.
+            Box::pin(otlp_http::export(self, request)).await
+        }
     }
 
     /// Gives an admitted request to the consumer and waits until it is settled.
@@ -87,7 +96,8 @@ impl<C: Consume> Connection<C> {
         permit: Permit,
     ) -> Result<Accepted, Fault> {
         let transport = transport.as_str();
-        let admitted = Admitted { kind, body, peer: self.peer, via_agent, transport, permit };
+        let caller = self.caller.clone();
+        let admitted = Admitted { kind, body, peer: self.peer, caller, via_agent, transport, permit };
         self.shared.consume.consume(admitted).await.map_err(Fault::from)
     }
 
@@ -98,7 +108,8 @@ impl<C: Consume> Connection<C> {
         version: Version,
         response: Response<Reply>,
     ) -> Response<Reply> {
-        if reader.drain().await { response } else { self.cut_off(version, response) }
+        // Boxed: a call that is taken has no use for the room.
+        if Box::pin(reader.drain()).await { response } else { self.cut_off(version, response) }
     }
 
     /// Answers and ends the connection when the rest of the body would be taken for the next request.
@@ -116,20 +127,64 @@ pub(super) fn via_agent(headers: &HeaderMap) -> Option<String> {
     headers.get(AGENT_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// Serves `stream` until it ends; `meter` counts why.
+/// An accepted connection.
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) tls: Option<Arc<Acceptor>>,
+}
+
+impl Client {
+    /// What the gate and the handshake leave to be served, or why nothing is left. Neither the gate nor a
+    /// peer that is slow to shake hands holds a drain up.
+    async fn admitted(self, drain: &Drain, patience: Duration) -> Result<(Stream, Option<Caller>), &'static str> {
+        let Self { stream, peer, gate, tls } = self;
+        let admitted = async {
+            let (stream, caller) = match gate {
+                Some(gate) => gate.admit(stream, peer).await.ok_or("gate")?,
+                None => (stream, None),
+            };
+            let Some(tls) = tls else { return Ok((Stream::Plain(stream), caller)) };
+            let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+            match tokio::time::timeout(patience, handshake).await {
+                Ok(Ok(stream)) => Ok((Stream::Tls(Box::new(stream)), caller)),
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "no TLS handshake");
+                    Err("tls_handshake")
+                }
+                Err(_) => Err("tls_handshake"),
+            }
+        };
+        tokio::select! {
+            biased;
+            admitted = admitted => admitted,
+            () = drain.started() => Err("drain"),
+        }
+    }
+}
+
+/// Serves `client` until it ends; `meter` counts why.
 pub(super) async fn serve<C: Consume>(
     shared: Arc<Shared<C>>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    client: Client,
     lifetime: Lifetime,
     window: Window,
     mut meter: ConnectionMeter,
 ) {
     let _in_flight = shared.drain.guard();
     let drain = shared.drain.clone();
+    let peer = client.peer;
+    let (stream, caller) = match client.admitted(&drain, lifetime.header).await {
+        Ok(admitted) => admitted,
+        Err(reason) => {
+            meter.reason = reason;
+            return;
+        }
+    };
     let activity = Activity::new();
     let builder = builder(&shared.grpc, window.bytes());
-    let connection = Arc::new(Connection { shared, peer, activity: Arc::clone(&activity) });
+    let connection = Arc::new(Connection { shared, peer, caller, activity: Arc::clone(&activity) });
     let service = service_fn(move |request: Request<Incoming>| {
         let active = connection.activity.request();
         let connection = Arc::clone(&connection);

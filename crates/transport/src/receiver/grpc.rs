@@ -131,7 +131,8 @@ async fn settle<C: Consume>(
             let text = "the message is marked as compressed, but grpc-encoding names no encoding";
             return Err(Fault::bad("framing", Code::Internal, text));
         }
-        let body = decompress(call.encoding, message.data, shared.grpc_limit, &mut permit).await?;
+        // Boxed: most calls come as they are, and every call is moved with the room for all that it may do.
+        let body = Box::pin(decompress(call.encoding, message.data, shared.grpc_limit, &mut permit)).await?;
         permit.shrink_to(permit.bytes() - wire);
         body
     } else {

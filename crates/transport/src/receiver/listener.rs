@@ -7,14 +7,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mirador_service::tls::Acceptor;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::activity::Lifetime;
-use super::connection::{self, Shared};
+use super::connection::{self, Client, Shared};
 use super::windows::Windows;
-use crate::Consume;
+use crate::{Consume, Gate};
 
 /// A pause after a failure that is not of one connection (no file descriptors, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -27,13 +28,15 @@ pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) windows: Arc<Windows>,
     pub(super) max_connections: usize,
+    pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) tls: Option<Arc<Acceptor>>,
     pub(super) lifetime: Lifetime,
 }
 
 impl Listener {
     /// Serves until the drain has begun and every connection has ended.
     pub(super) async fn run<C: Consume>(self, shared: Arc<Shared<C>>) {
-        let Self { name, socket, windows, max_connections, lifetime } = self;
+        let Self { name, socket, windows, max_connections, gate, tls, lifetime } = self;
         let slots = Arc::new(Semaphore::new(max_connections));
         let drain = shared.drain.clone();
         let accepting = drain.guard();
@@ -72,7 +75,8 @@ impl Listener {
             sequence += 1;
             let lifetime = Lifetime { age: jittered(lifetime.age, sequence), ..lifetime.clone() };
             let meter = meters.connection(name);
-            let serving = connection::serve(Arc::clone(&shared), stream, peer, lifetime, window, meter);
+            let client = Client { stream, peer, gate: gate.clone(), tls: tls.clone() };
+            let serving = connection::serve(Arc::clone(&shared), client, lifetime, window, meter);
             tokio::spawn(async move {
                 serving.await;
                 drop(slot);

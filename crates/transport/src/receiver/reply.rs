@@ -13,6 +13,7 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use mirador_otlp::Signal;
+use mirador_proto::red::ExportRedResponse;
 use prost::Message as _;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -168,9 +169,12 @@ fn clipped(message: &str) -> &str {
 }
 
 /// An `Export*ServiceResponse`; empty for a full success. The three signals share the field numbers,
-/// a RED response has no partial success.
+/// a RED response has no partial success but says whether the delta had been merged before.
 fn partial_success(kind: Kind, accepted: &Accepted) -> Vec<u8> {
-    if kind == Kind::Red || *accepted == Accepted::default() {
+    if kind == Kind::Red {
+        return ExportRedResponse { duplicate: accepted.is_duplicate() }.encode_to_vec();
+    }
+    if *accepted == Accepted::default() {
         return Vec::new();
     }
     opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse {

@@ -4,27 +4,60 @@
 //! an answer went out before the body had come, the close waits for the peer, briefly and reading into
 //! nothing (as nginx's `lingering_close`).
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
+
+/// Reads into less room than this take with them what else has come: HTTP/2 reads into what is left of its
+/// buffer, and a request that does not fit there would cost a second call.
+const NARROW: usize = 8 << 10;
+/// What such a read takes at most.
+const AHEAD: usize = 16 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; AHEAD].into());
+}
 
 /// How long a close waits for the peer.
 const LINGER: Duration = Duration::from_secs(2);
 /// What is read into nothing meanwhile.
 const LINGER_BYTES: usize = 64 << 20;
 
+/// The bytes of a connection.
+pub(super) enum Stream {
+    /// As they are on the wire.
+    Plain(TcpStream),
+    /// Decrypted.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Calls a method of whichever stream it is.
+macro_rules! either {
+    ($stream:expr, $method:ident $(, $argument:expr)*) => {
+        match $stream {
+            Stream::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            Stream::Tls(stream) => Pin::new(&mut **stream).$method($($argument),*),
+        }
+    };
+}
+
 /// An accepted connection.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     activity: Arc<Activity>,
+    /// What was read and did not fit where it was asked for; at most [`AHEAD`] bytes.
+    ahead: Bytes,
     closing: Option<Closing>,
 }
 
@@ -34,23 +67,43 @@ struct Closing {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, closing: None }
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, ahead: Bytes::new(), closing: None }
     }
+}
+
+/// Fills `buf` and returns what came behind it.
+fn read_ahead(stream: &mut TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Bytes>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut wide = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut wide))?;
+        let (fits, behind) = wide.filled().split_at(wide.filled().len().min(buf.remaining()));
+        buf.put_slice(fits);
+        Poll::Ready(Ok(Bytes::copy_from_slice(behind)))
+    })
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.activity.read(&buf.filled()[before..]);
+        let this = &mut *self;
+        if this.ahead.is_empty() {
+            match &mut this.stream {
+                Stream::Plain(stream) if buf.remaining() < NARROW => this.ahead = ready!(read_ahead(stream, cx, buf))?,
+                stream => ready!(either!(stream, poll_read, cx, buf))?,
+            }
+        } else {
+            let fits = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(fits));
+        }
+        this.activity.read(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        either!(&mut self.stream, poll_write, cx, buf)
     }
 
     fn poll_write_vectored(
@@ -58,21 +111,24 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        either!(&mut self.stream, poll_write_vectored, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        either!(&mut self.stream, poll_flush, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.closing.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            ready!(either!(&mut this.stream, poll_shutdown, cx))?;
             if !this.activity.lingers() {
                 return Poll::Ready(Ok(()));
             }
@@ -83,7 +139,7 @@ impl AsyncWrite for Socket {
         let mut scratch = [0_u8; 16 << 10];
         while closing.left > 0 && closing.timer.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf))?;
+            ready!(either!(&mut this.stream, poll_read, cx, &mut buf))?;
             match buf.filled().len() {
                 0 => break,
                 n => closing.left = closing.left.saturating_sub(n),

@@ -3,9 +3,8 @@
 //! Never: reads more than 64 KiB of an answer (the collector's own limit).
 
 use bytes::{Bytes, BytesMut};
+use h2::{Reason, RecvStream};
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -21,7 +20,7 @@ const MAX_ANSWER: usize = 64 << 10;
 pub(super) type Answer = Accepted;
 
 /// Waits for the whole answer and says what it means.
-pub(super) async fn read(kind: Kind, response: Response<Incoming>) -> Result<Answer, Failure> {
+pub(super) async fn read(kind: Kind, response: Response<RecvStream>) -> Result<Answer, Failure> {
     let http_status = response.status();
     let (head, body) = response.into_parts();
     // "Trailers-Only": an answer without a body carries its status in the headers.
@@ -41,22 +40,26 @@ pub(super) async fn read(kind: Kind, response: Response<Incoming>) -> Result<Ans
     }
 }
 
-async fn collect(mut body: Incoming) -> Result<(Bytes, Option<HeaderMap>), Failure> {
+async fn collect(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), Failure> {
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
-    let mut trailers = None;
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Failure::transport(Code::Unavailable, format!("the answer broke off: {error}")))?;
-        match frame.into_data() {
-            Ok(data) if first.is_empty() => first = data,
-            Ok(data) => {
-                if more.is_empty() {
-                    more.extend_from_slice(&first);
-                }
-                more.extend_from_slice(&data);
+    while let Some(data) = body.data().await {
+        let data = match data {
+            Ok(data) => data,
+            Err(error) if ends_quietly(&error) => {
+                return Ok((if more.is_empty() { first } else { more.freeze() }, None));
             }
-            Err(frame) => trailers = frame.into_trailers().ok(),
+            Err(error) => return Err(broke_off(&error)),
+        };
+        // What was read is no longer in the window; an error means that the stream is over anyway.
+        drop(body.flow_control().release_capacity(data.len()));
+        if first.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&data);
         }
         if first.len().max(more.len()) > MAX_ANSWER {
             return Err(Failure {
@@ -65,7 +68,21 @@ async fn collect(mut body: Incoming) -> Result<(Bytes, Option<HeaderMap>), Failu
             });
         }
     }
+    let trailers = match body.trailers().await {
+        Ok(trailers) => trailers,
+        Err(error) if ends_quietly(&error) => None,
+        Err(error) => return Err(broke_off(&error)),
+    };
     Ok((if more.is_empty() { first } else { more.freeze() }, trailers))
+}
+
+/// A reset that says no more than that there is no more (RFC 9113 §8.1): what came before it counts.
+fn ends_quietly(error: &h2::Error) -> bool {
+    matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED))
+}
+
+fn broke_off(error: &h2::Error) -> Failure {
+    Failure::transport(Code::Unavailable, format!("the answer broke off: {error}"))
 }
 
 /// The partial success of an OTLP answer. The three signals' messages have the same fields

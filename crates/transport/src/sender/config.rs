@@ -7,13 +7,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderName, HeaderValue};
 use mirador_ring::Placement;
 use mirador_service::backoff;
 use mirador_service::duration::GoDuration;
 use mirador_service::secret::Secret;
+use mirador_service::tls::ClientTls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use super::k8s::{IpFamily, K8sConfig, PortRef};
 
 /// The port that is dialled for an owner whose name carries none.
 pub const DEFAULT_PORT: u16 = 4317;
@@ -40,6 +44,9 @@ pub struct Config {
     pub headers: BTreeMap<String, Secret>,
     /// The HTTP/2 connection to each owner.
     pub connection: ConnectionConfig,
+    /// TLS towards every owner. Unset: clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for Config {
@@ -48,6 +55,7 @@ impl Default for Config {
             resolver: ResolverConfig {
                 fixed: Some(StaticConfig { hostnames: vec!["127.0.0.1:14317".to_owned()] }),
                 dns: None,
+                k8s: None,
             },
             placement: Placement::default(),
             timeout: Duration::from_secs(5),
@@ -56,6 +64,7 @@ impl Default for Config {
             compression: Compression::default(),
             headers: BTreeMap::new(),
             connection: ConnectionConfig::default(),
+            tls: None,
         }
     }
 }
@@ -70,6 +79,9 @@ pub struct ResolverConfig {
     /// The addresses behind a DNS name, looked up again and again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsConfig>,
+    /// The endpoints of a Kubernetes service, watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k8s: Option<Box<K8sConfig>>,
 }
 
 /// A fixed list of owners.
@@ -244,23 +256,39 @@ impl Config {
                 found.push(format!("headers.{name}: the value is not a valid header value"));
             }
         }
+        found.extend(self.tls.iter().flat_map(|tls| tls.problems("tls")));
         found
+    }
+
+    /// TLS, when it is wanted.
+    pub(super) fn encryption(&self) -> Option<&ClientTls> {
+        self.tls.as_ref().filter(|tls| !tls.insecure)
+    }
+
+    /// What stands in front of an owner's address.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.encryption().is_some() { Scheme::HTTPS } else { Scheme::HTTP }
     }
 }
 
 impl ResolverConfig {
-    /// `static` or `dns`, as in the labels of the load-balancing metrics.
+    /// `static`, `dns` or `k8s`, as in the labels of the load-balancing metrics.
     pub fn name(&self) -> &'static str {
-        if self.dns.is_some() { "dns" } else { "static" }
+        match (&self.dns, &self.k8s) {
+            (Some(_), _) => "dns",
+            (None, Some(_)) => "k8s",
+            (None, None) => "static",
+        }
     }
 
     fn collect_problems(&self, found: &mut Vec<String>) {
-        match (&self.fixed, &self.dns) {
-            (None, None) => {
-                found.push("resolver names no resolver: set either resolver.static or resolver.dns".to_owned());
+        match (&self.fixed, &self.dns, &self.k8s) {
+            (None, None, None) => {
+                found.push(
+                    "resolver names no resolver: set one of resolver.static, resolver.dns and resolver.k8s".to_owned(),
+                );
             }
-            (Some(_), Some(_)) => found.push("resolver names both static and dns: set exactly one of them".to_owned()),
-            (Some(fixed), None) => {
+            (Some(fixed), None, None) => {
                 if fixed.hostnames.is_empty() {
                     found.push("resolver.static.hostnames is empty: name at least one host:port".to_owned());
                 }
@@ -272,13 +300,17 @@ impl ResolverConfig {
                     }
                 }
             }
-            (None, Some(dns)) => {
+            (None, Some(dns), None) => {
                 if dns.hostname.is_empty() {
                     found.push("resolver.dns.hostname is empty: name the host to look up".to_owned());
                 }
                 positive(found, "resolver.dns.interval", dns.interval);
                 positive(found, "resolver.dns.timeout", dns.timeout);
             }
+            (None, None, Some(k8s)) => {
+                found.extend(k8s.problems().into_iter().map(|line| format!("resolver.k8s.{line}")));
+            }
+            _ => found.push("resolver names more than one of static, dns and k8s: set exactly one".to_owned()),
         }
     }
 }

@@ -3,16 +3,12 @@
 //! Never: copies the message. The prefix and the message go to the socket as two slices of one
 //! HTTP/2 frame (gRPC over HTTP/2, "Length-Prefixed-Message").
 
-use std::convert::Infallible;
 use std::io::Write as _;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
 use flate2::Compression as Level;
 use flate2::write::GzEncoder;
-use http_body::{Body, Frame, SizeHint};
 
 use super::config::Compression;
 
@@ -21,6 +17,9 @@ const PREFIX: usize = 5;
 
 /// zstd's level that costs least without giving the ratio away.
 const ZSTD_LEVEL: i32 = 1;
+
+/// The body of a request: two slices that go out as one frame.
+pub(super) type Data = Chain<Bytes, Bytes>;
 
 /// A message as it goes to an owner, compressed once for all attempts.
 #[derive(Debug, Clone)]
@@ -43,9 +42,9 @@ impl Message {
         Self { prefix: Bytes::copy_from_slice(&prefix), body }
     }
 
-    /// The request body of one attempt.
-    pub(super) fn to_body(&self) -> MessageBody {
-        MessageBody { data: Some(self.prefix.clone().chain(self.body.clone())) }
+    /// The request body of one attempt: one frame, the prefix and the message.
+    pub(super) fn to_data(&self) -> Data {
+        self.prefix.clone().chain(self.body.clone())
     }
 
     /// Whether `grpc-encoding` must be sent.
@@ -67,32 +66,6 @@ fn compress(body: &[u8], compression: Compression) -> Option<Vec<u8>> {
     }
 }
 
-/// One frame that holds the prefix and the message.
-#[derive(Debug)]
-pub(super) struct MessageBody {
-    data: Option<Chain<Bytes, Bytes>>,
-}
-
-impl Body for MessageBody {
-    type Data = Chain<Bytes, Bytes>;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.data.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.as_ref().map_or(0, |data| data.remaining() as u64))
-    }
-}
-
 /// The message of a unary answer; `None` when the frame is cut off or compressed (it was not asked for).
 pub(super) fn unwrap_answer(body: &[u8]) -> Option<&[u8]> {
     let (prefix, rest) = body.split_at_checked(PREFIX)?;
@@ -108,7 +81,7 @@ mod tests {
     use super::*;
 
     fn wire(message: &Message) -> Vec<u8> {
-        let mut data = message.to_body().data.unwrap();
+        let mut data = message.to_data();
         data.copy_to_bytes(data.remaining()).to_vec()
     }
 

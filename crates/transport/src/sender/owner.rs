@@ -3,21 +3,22 @@
 //! Invariants: what is in flight is bounded in bytes and in requests and is given back when the slot is
 //! dropped; an owner that has left takes nothing new and is never dialled again, what it holds may finish.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
-use hyper::client::conn::http2::SendRequest;
 use mirador_otlp::Signal;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
 use super::config::{Config, QueueConfig};
-use super::frame::{Message, MessageBody};
+use super::frame::{Data, Message};
 use super::metrics::OwnerMetrics;
 use super::status::Failure;
 use crate::{AGENT_HEADER, Kind};
@@ -25,13 +26,15 @@ use crate::{AGENT_HEADER, Kind};
 /// The longest time for which an owner's own hint keeps new requests away from it.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 /// The connection to an owner.
 #[derive(Debug, Clone)]
 pub(super) enum Link {
     /// Being opened: requests wait for it.
     Connecting,
     /// Open.
-    Up(SendRequest<MessageBody>),
+    Up(SendRequest<Data>),
     /// Could not be opened; probed again at `until`.
     Down { until: Instant, why: Arc<str> },
     /// The owner is no member any more.
@@ -62,6 +65,8 @@ pub(super) struct Owner {
     origin: Instant,
     /// Milliseconds after `origin` until which the owner asked to be left alone; 0 is never.
     paused_until: AtomicU64,
+    /// Milliseconds after `origin` at which the owner last answered anything.
+    heard: AtomicU64,
     /// Whether the present connection has carried an answer; only then is its loss no failed connect.
     proven: AtomicBool,
     metrics: OwnerMetrics,
@@ -91,7 +96,7 @@ impl Owner {
         agent_id: Option<&str>,
         metrics: OwnerMetrics,
     ) -> Self {
-        let uris = Kind::ALL.map(|kind| export_uri(&authority, kind));
+        let uris = Kind::ALL.map(|kind| export_uri(&authority, kind, config.scheme()));
         Self {
             name,
             authority,
@@ -104,6 +109,7 @@ impl Owner {
             in_flight_requests: AtomicU64::new(0),
             origin: Instant::now(),
             paused_until: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             proven: AtomicBool::new(false),
             metrics,
         }
@@ -167,24 +173,31 @@ impl Owner {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::transport(tonic::Code::DeadlineExceeded, "no answer in time")),
         };
+        let ended = Instant::now();
         if outcome.as_ref().map_or_else(|failure| failure.answered, |_| true) {
             self.proven.store(true, Ordering::Release);
+            self.heard.store(ended.saturating_duration_since(self.origin).as_millis() as u64, Ordering::Relaxed);
         }
-        self.metrics.observe(started.elapsed(), outcome.is_ok());
+        self.metrics.observe(ended.saturating_duration_since(started), outcome.is_ok());
         outcome
     }
 
     async fn exchange(&self, kind: Kind, message: &Message, limit: Instant) -> Result<Answer, Failure> {
         let mut sender = self.connected().await?;
+        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| broken(&error))?;
         let request = self.request(kind, message, limit);
-        let response = sender.send_request(request).await.map_err(|error| {
-            Failure::transport(tonic::Code::Unavailable, format!("connection: {}", describe(&error)))
-        })?;
+        let (response, mut body) = sender.send_request(request, false).map_err(|error| broken(&error))?;
+        drop(sender);
+        // Waits for no window: what is held back there is this very message, which is held here anyway.
+        body.send_data(message.to_data(), true).map_err(|error| broken(&error))?;
+        drop(body);
+        // Dropped before it is ready, it resets the stream.
+        let response = response.await.map_err(|error| broken(&error))?;
         answer::read(kind, response).await
     }
 
     /// The open connection; waits while it is being opened.
-    async fn connected(&self) -> Result<SendRequest<MessageBody>, Failure> {
+    async fn connected(&self) -> Result<SendRequest<Data>, Failure> {
         if let Some(settled) = settled(&self.link.borrow()) {
             return settled;
         }
@@ -195,8 +208,8 @@ impl Owner {
         }
     }
 
-    fn request(&self, kind: Kind, message: &Message, limit: Instant) -> Request<MessageBody> {
-        let mut request = Request::new(message.to_body());
+    fn request(&self, kind: Kind, message: &Message, limit: Instant) -> Request<()> {
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         request.uri_mut().clone_from(&self.uris[index(kind)]);
@@ -205,24 +218,26 @@ impl Owner {
         if let (true, Some(encoding)) = (message.is_compressed(), self.encoding) {
             headers.insert("grpc-encoding", HeaderValue::from_static(encoding));
         }
-        let left = limit.saturating_duration_since(Instant::now()).as_millis().max(1);
-        if let Ok(value) = HeaderValue::try_from(format!("{left}m")) {
-            headers.insert("grpc-timeout", value);
-        }
+        headers.insert(GRPC_TIMEOUT, grpc_timeout(limit.saturating_duration_since(Instant::now())));
         request
     }
 
     /// Publishes a new state of the connection; an owner that has left stays so.
     pub(super) fn publish(&self, next: Link) {
-        self.metrics.up.set(i64::from(matches!(next, Link::Up(_))));
         if matches!(next, Link::Up(_)) {
             self.proven.store(false, Ordering::Release);
         }
         self.link.send_modify(|link| {
             if !matches!(link, Link::Left) {
+                self.metrics.up.set(i64::from(matches!(next, Link::Up(_))));
                 *link = next;
             }
         });
+    }
+
+    /// When the owner last answered anything.
+    pub(super) fn heard(&self) -> Instant {
+        self.origin + Duration::from_millis(self.heard.load(Ordering::Relaxed))
     }
 
     /// Whether the present connection has ever carried an answer.
@@ -234,6 +249,11 @@ impl Owner {
     pub(super) fn leave(&self) {
         self.publish(Link::Left);
         self.metrics.forget();
+    }
+
+    /// As [`Owner::leave`] when the same member goes on at another address: its gauges are the successor's.
+    pub(super) fn leave_to_successor(&self) {
+        self.link.send_modify(|link| *link = Link::Left);
     }
 
     pub(super) fn has_left(&self) -> bool {
@@ -253,7 +273,7 @@ impl Owner {
     }
 }
 
-fn settled(link: &Link) -> Option<Result<SendRequest<MessageBody>, Failure>> {
+fn settled(link: &Link) -> Option<Result<SendRequest<Data>, Failure>> {
     match link {
         Link::Connecting => None,
         Link::Up(sender) => Some(Ok(sender.clone())),
@@ -266,16 +286,16 @@ fn unavailable(why: &str) -> Failure {
     Failure::transport(tonic::Code::Unavailable, why)
 }
 
-/// hyper says "connection error" and keeps the cause in the chain.
-fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
+fn broken(error: &h2::Error) -> Failure {
+    Failure::transport(tonic::Code::Unavailable, format!("connection: {error}"))
+}
+
+/// The time that is left for an answer, rounded up to tenths of seconds: nearly every request has the same
+/// one, which then costs HPACK a byte. An owner that goes on for a tenth too long is cut off by the reset of
+/// its stream.
+fn grpc_timeout(left: Duration) -> HeaderValue {
+    let tenths = left.as_millis().div_ceil(100).max(1);
+    HeaderValue::try_from(format!("{}m", tenths * 100)).expect("digits and a letter are a header's value")
 }
 
 /// The position of a kind in [`Kind::ALL`].
@@ -288,7 +308,7 @@ fn index(kind: Kind) -> usize {
     }
 }
 
-fn export_uri(authority: &Authority, kind: Kind) -> Uri {
+fn export_uri(authority: &Authority, kind: Kind, scheme: Scheme) -> Uri {
     let path = PathAndQuery::from_static(match kind {
         Kind::Otlp(Signal::Traces) => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         Kind::Otlp(Signal::Metrics) => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
@@ -296,7 +316,7 @@ fn export_uri(authority: &Authority, kind: Kind) -> Uri {
         Kind::Red => mirador_proto::PATH_RED,
     });
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.authority = Some(authority.clone());
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).expect("scheme, authority and path are all set")

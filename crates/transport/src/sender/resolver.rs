@@ -14,6 +14,25 @@ use super::config::{DEFAULT_PORT, DnsConfig};
 /// Empty answers in a row that it takes to believe that nobody is left.
 const EMPTY_ANSWERS: u32 = 2;
 
+/// A member of the ring and where it is dialled.
+///
+/// The name alone decides what the member owns, so that a replica which comes back under its name at
+/// another address keeps its part.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// The string that is hashed.
+    pub name: String,
+    /// `host` or `host:port`; port 4317 is dialled when it names none.
+    pub address: String,
+}
+
+impl From<String> for Member {
+    /// A member that is dialled under its name.
+    fn from(name: String) -> Self {
+        Self { address: name.clone(), name }
+    }
+}
+
 /// What one look-up said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {

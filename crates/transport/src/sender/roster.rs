@@ -51,14 +51,15 @@ impl Roster {
 
 /// Resolves the owners of a destination once, without connecting: for `explain`.
 pub async fn resolve_once(config: &Config) -> Result<Roster, String> {
-    let members = match (&config.resolver.fixed, &config.resolver.dns) {
-        (Some(fixed), None) => fixed.hostnames.clone(),
-        (None, Some(dns)) => match resolver::lookup(dns).await {
+    let members = match (&config.resolver.fixed, &config.resolver.dns, &config.resolver.k8s) {
+        (Some(fixed), None, None) => fixed.hostnames.clone(),
+        (None, None, Some(k8s)) => return super::k8s::resolve_once(k8s, config.placement).await,
+        (None, Some(dns), None) => match resolver::lookup(dns).await {
             Answer::Members(members) => members,
             Answer::Empty => return Err(format!("DNS knows no address of {}", dns.hostname)),
             Answer::Failed(why) => return Err(format!("DNS look-up of {} failed: {why}", dns.hostname)),
         },
-        _ => return Err("exactly one of resolver.static and resolver.dns must be set".to_owned()),
+        _ => return Err("exactly one of resolver.static, resolver.dns and resolver.k8s must be set".to_owned()),
     };
     Ok(Roster::new(config.placement, members))
 }

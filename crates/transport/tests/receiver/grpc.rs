@@ -147,6 +147,17 @@ async fn every_bad_call_has_its_status_one_reason_and_leaves_the_connection_usab
 }
 
 #[tokio::test]
+async fn a_red_delta_that_had_been_merged_before_is_answered_as_a_duplicate() {
+    let rig = Rig::start().await;
+    let mut client = H2::connect(rig.grpc).await;
+    rig.behave(Behaviour::Accept(Accepted::duplicate()));
+    let answer = client.export(mirador_proto::PATH_RED, b"").await;
+    assert_eq!((answer.grpc_status(), answer.message()), (Some(0), &[8_u8, 1][..]), "duplicate = 1 is true");
+    let answer = client.export(TRACES, &traces(1)).await;
+    assert_eq!(answer.grpc_status(), Some(0), "for spans it is a warning like any other");
+}
+
+#[tokio::test]
 async fn every_kind_and_encoding_is_handed_over_decompressed_and_answered_empty() {
     let rig = Rig::start().await;
     let mut client = H2::connect(rig.grpc).await;

@@ -24,6 +24,8 @@ pub struct Program {
 pub enum Build {
     /// A Go module of ours; the package is built into one binary with the program's name.
     Go(&'static str),
+    /// A Go module of ours; each named package becomes a binary with the given name.
+    GoSet(&'static [(&'static str, &'static str)]),
     /// A Maven project whose runtime dependencies become the folder `lib`.
     Maven,
     /// A Python environment with what `requirements.txt` pins.
@@ -64,6 +66,27 @@ pub const PROGRAMS: &[Program] = &[
         name: "jaeger",
         about: "a trace store that can be queried",
         build: Build::Go("github.com/jaegertracing/jaeger/cmd/all-in-one"),
+        group: Group::Tests,
+    },
+    Program {
+        name: "kubernetes",
+        about: "a control plane with fake nodes, helm and kubectl",
+        build: Build::GoSet(&[
+            ("etcd", "go.etcd.io/etcd/server/v3"),
+            ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+            ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+            ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+            ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+            ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+            ("helm", "helm.sh/helm/v4/cmd/helm"),
+            ("helm3", "helm.sh/helm/v3/cmd/helm"),
+        ]),
+        group: Group::Tests,
+    },
+    Program {
+        name: "scikitlearn",
+        about: "the isolation forest that ours is measured against",
+        build: Build::Python,
         group: Group::Tests,
     },
     Program {
@@ -119,7 +142,7 @@ impl Program {
     /// The endings of the files that pin it.
     pub fn endings(&self) -> &'static [&'static str] {
         match self.build {
-            Build::Go(_) => &["go", "mod", "sum"],
+            Build::Go(_) | Build::GoSet(_) => &["go", "mod", "sum"],
             Build::Maven => &["xml"],
             Build::Python => &["txt"],
         }
@@ -135,7 +158,7 @@ mod tests {
         for program in PROGRAMS.iter().filter(|program| !program.name.starts_with("app-")) {
             let folder = program.folder();
             let pins: &[&str] = match program.build {
-                Build::Go(_) => &["go.mod", "go.sum"],
+                Build::Go(_) | Build::GoSet(_) => &["go.mod", "go.sum"],
                 Build::Maven => &["pom.xml"],
                 Build::Python => &["requirements.txt"],
             };

@@ -58,7 +58,7 @@ pub fn install(cache: &Cache, program: &Program, report: Report<'_>) -> Result<P
     };
     match program.build {
         Build::Python => Cache::put_in_place(&entry, build),
-        Build::Go(_) | Build::Maven => cache.put(&entry, build),
+        Build::Go(_) | Build::GoSet(_) | Build::Maven => cache.put(&entry, build),
     }
     .with_context(|| format!("cannot install {} ({})", program.name, program.about))?;
     report(program, Step::Built(started.elapsed()));
@@ -66,7 +66,7 @@ pub fn install(cache: &Cache, program: &Program, report: Report<'_>) -> Result<P
 }
 
 /// [`install`] by name into the cache that the environment names, with plain lines on stderr: what a
-/// test calls. The path is the binary's for a Go program and the folder's otherwise.
+/// test calls. The path is the binary's for a single Go program and the folder's otherwise.
 #[expect(clippy::print_stderr, reason = "a build of minutes inside a test must say why nothing moves")]
 pub fn ensure(name: &str) -> Result<PathBuf> {
     let program = Program::find(name)?;
@@ -86,6 +86,7 @@ pub fn ensure(name: &str) -> Result<PathBuf> {
 pub fn program_path(program: &Program, folder: &Path) -> PathBuf {
     match program.build {
         Build::Go(_) => folder.join(program.name),
+        Build::GoSet(_) => folder.to_owned(),
         Build::Maven => folder.join("lib"),
         Build::Python => folder.join("bin").join("python"),
     }
@@ -99,13 +100,8 @@ fn entry(cache: &Cache, program: &Program) -> Result<PathBuf> {
 fn commands(program: &Program, to: &Path) -> Vec<Command> {
     let folder = program.folder();
     match program.build {
-        Build::Go(package) => {
-            let mut go = Command::new("go");
-            // The installed toolchain or none: a module that wants a newer one fails with its version.
-            go.env("GOFLAGS", "-trimpath -buildvcs=false").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
-            go.args(["build", "-p", "2", "-ldflags", "-s -w", "-o"]).arg(to.join(program.name)).arg(package);
-            vec![in_folder(go, &folder)]
-        }
+        Build::Go(package) => vec![go(&folder, &to.join(program.name), package)],
+        Build::GoSet(packages) => packages.iter().map(|(name, package)| go(&folder, &to.join(name), package)).collect(),
         Build::Maven => {
             let mut mvn = Command::new("mvn");
             mvn.args(["-B", "-q", "-f"]).arg(folder.join("pom.xml")).arg(MAVEN_COPY).arg("-DincludeScope=runtime");
@@ -121,6 +117,28 @@ fn commands(program: &Program, to: &Path) -> Vec<Command> {
             vec![in_folder(venv, &folder), in_folder(pip, &folder)]
         }
     }
+}
+
+fn go(folder: &Path, binary: &Path, package: &str) -> Command {
+    let mut go = Command::new("go");
+    // The installed toolchain or none: a module that wants a newer one fails with its version.
+    go.env("GOFLAGS", "-trimpath -buildvcs=false").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
+    let flags = format!("-s -w{}", stamp(&fs::read_to_string(folder.join("go.mod")).unwrap_or_default()));
+    go.args(["build", "-p", "2", "-ldflags", &flags, "-o"]).arg(binary).arg(package);
+    in_folder(go, folder)
+}
+
+/// Linker flags that tell Kubernetes' programs their version, which they know from nowhere else and refuse
+/// to be without; empty for a module that does not pin Kubernetes.
+fn stamp(go_mod: &str) -> String {
+    let version = go_mod.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
+    let Some(version) = version else { return String::new() };
+    let mut parts = version.split('.');
+    let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let of = |package: &str| {
+        format!(" -X {package}.gitVersion=v{version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
+    };
+    of("k8s.io/component-base/version") + &of("k8s.io/client-go/pkg/version")
 }
 
 fn in_folder(mut command: Command, folder: &Path) -> Command {
@@ -204,6 +222,14 @@ mod tests {
         assert!(advice("write /x: no space left on device").contains("MIRADOR_CACHE"));
         assert!(advice("dial tcp: lookup: no such host").contains("GOPROXY"));
         assert!(advice("verifying x: checksum mismatch").contains("go.sum"));
+    }
+
+    #[test]
+    fn kubernetes_is_linked_with_its_version_and_nothing_else_is() {
+        let flags = stamp("require (\n\tk8s.io/kubernetes v1.36.3\n)");
+        assert!(flags.contains("-X k8s.io/component-base/version.gitVersion=v1.36.3 "), "{flags}");
+        assert!(flags.ends_with("-X k8s.io/client-go/pkg/version.gitMinor=36"), "{flags}");
+        assert_eq!(stamp("require x v1.0.0"), "");
     }
 
     #[test]

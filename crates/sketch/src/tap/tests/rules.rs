@@ -177,3 +177,52 @@ fn large_windows_leave_in_messages_of_bounded_size() {
     }
     assert_eq!(deltas.iter().map(|(_, delta)| delta.series.len()).sum::<usize>(), 3_000);
 }
+
+/// Four series whose durations are spread over all magnitudes.
+fn spread(seed: u64, spans: u64) -> Request {
+    let items: Vec<_> = (0..spans)
+        .map(|at| {
+            let id = seed * 1_000_000 + at + 1;
+            let random = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mut one = item(1, "cart", ["a", "b", "c", "d"][(random >> 7) as usize % 4]);
+            one.span.span_id = id.to_be_bytes().into();
+            one.span.start_time_unix_nano = 1;
+            one.span.end_time_unix_nano = 1 + (random >> (random % 60));
+            one
+        })
+        .collect();
+    request(&items)
+}
+
+#[test]
+fn a_limit_of_memory_costs_resolution_and_no_count_sum_or_bucket() {
+    // Too little for the buckets that durations of all magnitudes touch in so many series.
+    let tight = Shape { hdr_bytes: 4096, ..shape_of(&Config::default()) };
+    let (mut tap, mut free) = (Tap::new(&Config::default(), 1), Tap::new(&Config::default(), 1));
+    tap.table = Table::new(tight);
+    let (mut coarsened, mut spans) = (0, 0);
+    for seed in 0..20 {
+        let request = spread(seed, 500);
+        let observed = tap.observe(&request, 5);
+        assert_eq!(free.observe(&request, 5).coarsened, 0);
+        coarsened += observed.coarsened;
+        spans += observed.spans;
+        let bytes: usize = tap.table.iter().map(|(_, series)| series.hdr.heap_bytes()).sum();
+        assert!(bytes <= 4096, "{bytes}");
+    }
+    assert!(coarsened > 0 && spans == 10_000);
+    let (tight, free) = (closed(&mut tap), closed(&mut free));
+    assert_eq!(tight.len(), 4);
+    for (key, exact) in free {
+        let point = &tight[&key];
+        let numbers = |point: &Point| (point.calls, point.sum_nanos, point.min_nanos, point.max_nanos);
+        assert_eq!(numbers(point), numbers(&exact));
+        assert_eq!((&point.buckets, &point.exemplars), (&exact.buckets, &exact.exemplars));
+        assert_eq!(point.hdr.count(), exact.calls);
+        assert!(point.hdr.entries().len() < exact.hdr.entries().len());
+    }
+}
+
+fn shape_of(config: &Config) -> Shape {
+    Tap::new(config, 1).table.shape().clone()
+}

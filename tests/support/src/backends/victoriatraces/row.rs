@@ -1,7 +1,7 @@
 //! A span as VictoriaTraces stores it and gives it back: one row of text fields.
 //!
 //! What the real one drops with a 200 is dropped here too, under a reason: a span without a trace id or
-//! span id, one that ends outside retention (an end of zero is 1970), too many fields, a field name over
+//! span id, one that starts or ends outside retention (zero is 1970), too many fields, a field name over
 //! 128 bytes, a row over 2 MiB. A span that ends before it starts is stored, and never read back: its
 //! duration does not fit the reader's integer.
 
@@ -68,35 +68,82 @@ impl Row {
     }
 
     fn refused(&self, now: u64, limits: &Limits) -> Option<&'static str> {
-        let end = self.span.end_time_unix_nano;
+        // The row's time is the end in some versions and the start in others; the strictest of them is kept here.
+        let (start, end) = (self.span.start_time_unix_nano, self.span.end_time_unix_nano);
         let earliest = now.saturating_sub(limits.retention.as_nanos() as u64);
         let latest = now.saturating_add(limits.future_retention.as_nanos() as u64);
-        // Every span has these fifteen beside its attributes: ids, names, times, counts, status.
-        let fields = || self.resource.iter().chain(&self.scope).chain(&self.attributes).chain(self.event_fields());
-        // The stored names carry a prefix: `resource_attr:`, `span_attr:`, `event:event_attr:`.
-        let longest = fields().map(|(key, _)| key.len() + "resource_attr:".len()).max();
-        let bytes: usize = fields().map(|(key, value)| key.len() + value.len() + 6).sum();
+        let fields = self.fields();
+        let bytes: usize = fields.iter().map(|(name, value)| name.len() + value + 6).sum();
         if self.trace_id.is_empty() {
             Some("no_trace_id")
         } else if self.span.span_id.is_empty() {
             Some("no_span_id")
-        } else if end < earliest {
+        } else if start.min(end) < earliest {
             Some("too_old")
-        } else if end > latest {
+        } else if start.max(end) > latest {
             Some("too_far_in_future")
-        } else if fields().count() + 15 > limits.fields {
+        } else if fields.len() > limits.fields {
             Some("too_many_fields")
-        } else if longest > Some(limits.field_name_bytes) {
+        } else if fields.iter().any(|(name, _)| name.len() > limits.field_name_bytes) {
             Some("field_name_too_long")
-        } else if bytes + self.span.name.len() > limits.row_bytes {
+        } else if bytes > limits.row_bytes {
             Some("row_too_big")
         } else {
             None
         }
     }
 
-    fn event_fields(&self) -> impl Iterator<Item = &(String, String)> {
-        self.events.iter().flat_map(|(_, fields)| fields)
+    /// The names of the row's fields with the length of their values.
+    fn fields(&self) -> Vec<(String, usize)> {
+        let mut fields: Vec<(String, usize)> = Vec::new();
+        let mut add = |name: String, value: usize| fields.push((name, value));
+        for name in ["trace_id", "span_id", "parent_span_id", "flags", "kind", "duration", "status_code", "_msg"] {
+            add(name.into(), 32);
+        }
+        for name in ["start_time_unix_nano", "end_time_unix_nano"] {
+            add(name.into(), 20);
+        }
+        for name in ["dropped_attributes_count", "dropped_events_count", "dropped_links_count"] {
+            add(name.into(), 10);
+        }
+        let status = self.span.status.as_ref().map_or("", |status| &status.message);
+        for (name, text) in
+            [("name", &*self.span.name), ("trace_state", &*self.span.trace_state), ("status_message", status)]
+        {
+            add(name.into(), text.len());
+        }
+        if let Some(service) = &self.service {
+            add("resource_attr:service.name".into(), service.len());
+        }
+        for (name, value) in &self.resource {
+            add(format!("resource_attr:{name}"), value.len());
+        }
+        for (name, value) in &self.scope {
+            add(name.clone(), value.len());
+        }
+        for (name, value) in &self.attributes {
+            add(format!("span_attr:{name}"), value.len());
+        }
+        for (at, (_, of)) in self.events.iter().enumerate() {
+            for name in ["event_time_unix_nano", "event_dropped_attributes_count"] {
+                add(format!("event:{name}:{at}"), 20);
+            }
+            for (nth, (name, value)) in of.iter().enumerate() {
+                // The first one is the event's name.
+                let name = if nth == 0 { "event_name".into() } else { format!("event_attr:{name}") };
+                add(format!("event:{name}:{at}"), value.len());
+            }
+        }
+        for (at, link) in self.span.links.iter().enumerate() {
+            for name in ["link_trace_id", "link_span_id", "link_dropped_attributes_count", "link_flags"] {
+                add(format!("link:{name}:{at}"), 32);
+            }
+            add(format!("link:link_trace_state:{at}"), link.trace_state.len());
+            for (name, value) in flat(&link.attributes) {
+                add(format!("link:link_attr:{name}:{at}"), value.len());
+            }
+        }
+        fields
     }
 
     /// The span in Jaeger's JSON, without its process; `None` when the real one cannot read it back.

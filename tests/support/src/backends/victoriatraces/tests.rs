@@ -107,12 +107,21 @@ async fn what_the_real_one_swallows_is_swallowed_behind_a_200() {
         Span { attributes: vec![attribute(&"k".repeat(200), "v")], ..span(4, "long name") },
         Span { attributes: many, ..span(5, "many fields") },
         Span { attributes: vec![attribute("k", &"v".repeat(3 << 20))], ..span(6, "big") },
-        Span { start_time_unix_nano: u64::MAX / 4, ..span(7, "ends before it starts") },
+        Span { end_time_unix_nano: span(7, "").start_time_unix_nano - 1, ..span(7, "ends before it starts") },
+        Span { start_time_unix_nano: 0, ..span(8, "never began") },
+        Span { end_time_unix_nano: u64::MAX / 4, ..span(9, "ends in another century") },
     ];
     assert_eq!(post(&url, PROTOBUF, "", request("cart", spans)).await.unwrap().0, 200);
     let reasons: Vec<_> = store.dropped().into_iter().collect();
-    let once = ["field_name_too_long", "no_trace_id", "row_too_big", "too_many_fields", "too_old"];
-    assert_eq!(reasons, once.map(|reason| (reason, 1)));
+    let swallowed = [
+        ("field_name_too_long", 1),
+        ("no_trace_id", 1),
+        ("row_too_big", 1),
+        ("too_far_in_future", 1),
+        ("too_many_fields", 1),
+        ("too_old", 2),
+    ];
+    assert_eq!(reasons, swallowed);
     assert_eq!(store.kept(), 2, "the span that ends before it starts is stored");
     let read = store.query().trace(TRACE_HEX).await.unwrap();
     assert_eq!(read.len(), 1, "and never read back: {read:?}");
