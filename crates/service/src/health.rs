@@ -3,7 +3,8 @@
 //! A worker registers with a maximum age of its heartbeat; when a beat is older, or the worker's
 //! handle is dropped without [`Component::finish`] (a panic, an early return), liveness fails and
 //! names it. A process whose worker died never reports healthy. Readiness needs every component
-//! ready and no drain.
+//! of its own ready and no drain. What lies behind a connection ([`Health::remote`]) is shown and not
+//! counted: a backend that is down must not take the processes in front of it out of service, all at once.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     max_age: Option<Duration>,
+    is_remote: bool,
     /// Milliseconds since `Shared::started` of the last beat.
     beat: AtomicU64,
     status: Mutex<Status>,
@@ -57,6 +59,9 @@ pub struct ComponentReport {
     pub live: bool,
     /// Whether it can do its work.
     pub ready: bool,
+    /// Whether it lies behind a connection: the process is ready without it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
     /// Why it is not live or not ready; empty otherwise.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -70,7 +75,7 @@ pub struct ComponentReport {
 pub struct Report {
     /// No component is dead or stuck.
     pub live: bool,
-    /// Every component is ready.
+    /// Every component of the process itself is ready.
     pub ready: bool,
     /// All components, by name.
     pub components: Vec<ComponentReport>,
@@ -82,14 +87,21 @@ impl Report {
         self.reasons(|component| !component.live)
     }
 
-    /// `name: reason` of every component that is not ready.
+    /// `name: reason` of every component whose absence makes the process unready.
     pub fn unready(&self) -> Vec<String> {
-        self.reasons(|component| !component.ready || !component.live)
+        self.reasons(|component| !component.is_enough())
     }
 
     fn reasons(&self, wanted: impl Fn(&ComponentReport) -> bool) -> Vec<String> {
         let wanted = self.components.iter().filter(|component| wanted(component));
         wanted.map(|component| format!("{}: {}", component.name, component.reason)).collect()
+    }
+}
+
+impl ComponentReport {
+    /// Whether the process can be ready with it as it is.
+    fn is_enough(&self) -> bool {
+        self.live && (self.ready || self.remote)
     }
 }
 
@@ -117,19 +129,25 @@ impl Health {
 
     /// A component that has readiness only: a listener, a connection. Not ready until it says so.
     pub fn component(&self, name: impl Into<String>) -> Component {
-        self.register(&name.into(), None)
+        self.register(&name.into(), None, false)
+    }
+
+    /// What lies behind a connection: shown with its reason, not counted for readiness.
+    pub fn remote(&self, name: impl Into<String>) -> Component {
+        self.register(&name.into(), None, true)
     }
 
     /// A worker with a heartbeat: liveness fails when it is older than `max_age`, or when the
     /// handle (all clones) goes away without [`Component::finish`]. The first beat is now.
     pub fn worker(&self, name: impl Into<String>, max_age: Duration) -> Component {
-        self.register(&name.into(), Some(max_age))
+        self.register(&name.into(), Some(max_age), false)
     }
 
     /// A name that is taken gets a number: two workers never share one state.
-    fn register(&self, name: &str, max_age: Option<Duration>) -> Component {
+    fn register(&self, name: &str, max_age: Option<Duration>, is_remote: bool) -> Component {
         let state = Arc::new(State {
             max_age,
+            is_remote,
             beat: AtomicU64::new(self.now_millis()),
             status: Mutex::new(Status { ready: false, reason: "starting".to_owned(), ended: None }),
         });
@@ -172,7 +190,7 @@ impl Health {
             lock(&self.shared.components).iter().filter_map(|(name, state)| state.report(name, now)).collect();
         Report {
             live: components.iter().all(|component| component.live),
-            ready: components.iter().all(|component| component.live && component.ready),
+            ready: components.iter().all(ComponentReport::is_enough),
             components,
         }
     }
@@ -190,6 +208,7 @@ impl State {
             name: name.to_owned(),
             live: true,
             ready: status.ready,
+            remote: self.is_remote,
             reason: status.reason,
             heartbeat_age_seconds: self.max_age.map(|_| age / 1_000),
         };

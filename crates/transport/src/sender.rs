@@ -171,7 +171,7 @@ impl Destination {
     /// Starts resolving and connecting; must be called inside a tokio runtime.
     ///
     /// `name` is the key under `exporters` and the label of its metrics, `agent_id` the value of
-    /// [`crate::AGENT_HEADER`]. The component `exporter/<name>` of `health` is ready once an owner is known.
+    /// [`crate::AGENT_HEADER`]. The component `exporter/<name>` of `health` is ready once an owner is known; the process is ready without it.
     pub fn start(
         name: &'static str,
         config: Config,
@@ -201,7 +201,7 @@ impl Destination {
                 delivered: Remembered::new(REMEMBERED_PARTS, REMEMBERED_FOR),
                 // Jitter must differ between the nodes of a cluster; nothing else depends on it.
                 seed: AtomicU64::new(RandomState::new().hash_one(name)),
-                component: health.component(format!("exporter/{name}")),
+                component: health.remote(format!("exporter/{name}")),
                 waits: config.retry_on_failure.waits(),
                 config,
                 dial,

@@ -96,3 +96,14 @@ fn two_components_of_one_name_do_not_hide_each_other() {
     second.finish();
     assert_eq!(health.component("link-2").name(), "link-2", "a finished one frees its name");
 }
+
+#[test]
+fn what_lies_behind_a_connection_is_shown_and_takes_nobody_out_of_service() {
+    let health = Health::new();
+    let backend = health.remote("exporter/logs");
+    backend.ready(false, "no owner is known");
+    let report = health.report();
+    assert!(report.live && report.ready && report.unready().is_empty());
+    let shown = &report.components[0];
+    assert_eq!((shown.ready, shown.reason.as_str()), (false, "no owner is known"));
+}

@@ -69,7 +69,9 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         }
         // Empty, it starts at the front of its memory again.
         self.waiting.reserve(bytes);
-        parts.iter().for_each(|part| self.waiting.extend_from_slice(part));
+        for part in parts {
+            self.waiting.extend_from_slice(part);
+        }
         Some(bytes)
     }
 }
@@ -160,7 +162,7 @@ mod tests {
             gathered.shutdown().await.unwrap();
         };
         let mut got = Vec::new();
-        let (_, read) = tokio::join!(writing, far.read_to_end(&mut got));
+        let ((), read) = tokio::join!(writing, far.read_to_end(&mut got));
         assert_eq!(read.unwrap(), sent.len());
         assert_eq!(got, sent);
     }

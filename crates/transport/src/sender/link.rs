@@ -1,4 +1,5 @@
-//! Keeps the connection to one owner: opens it, notices its end, probes an owner that is down.
+//! Keeps the connection to one owner: opens it, moves its frames, pings an owner that is silent, notices its
+//! end, probes an owner that is down.
 //!
 //! Invariants: at most one connection attempt at a time per owner; the wait between probes grows to
 //! `connection.max_probe_interval`; a young connection that ends before it carried an answer counts as a
