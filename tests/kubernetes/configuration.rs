@@ -8,17 +8,19 @@ use mirador_support::node::binary;
 use serde_json::Value;
 
 use crate::chart;
+use crate::encryption::with_certificates;
 
 /// Runs `validate` on a rendered configuration and returns what is in effect.
 fn validate(role: &str, text: &str) -> Result<Value> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("config.yaml");
-    std::fs::write(&file, text)?;
+    std::fs::write(&file, with_certificates(text, folder.path())?)?;
     let agent = matches!(role, "agent" | "gateway");
     let mut command = Command::new(binary(if agent { "mirador-agent" } else { "mirador-central" })?);
     command.arg("validate").args((!agent).then_some(role)).arg("--config").arg(&file);
     // What the pod's environment sets in every case, and what one case sets for itself.
     command.env("K8S_NODE_NAME", "node-1").env("K8S_POD_NAME", "pod-1").env("LEVEL", "debug");
+    command.env("NODE_IP", "10.0.0.7");
     let output = command.output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{role} refuses its configuration: {error}\n{text}");
@@ -26,7 +28,7 @@ fn validate(role: &str, text: &str) -> Result<Value> {
 }
 
 /// The rendered configuration of every role of a case.
-async fn configurations(values: Option<&std::path::Path>) -> Result<Vec<(String, String)>> {
+pub(crate) async fn configurations(values: Option<&std::path::Path>) -> Result<Vec<(String, String)>> {
     let objects = chart::objects(&chart::template(values).await?)?;
     let maps = chart::of_kind(&objects, "ConfigMap").filter_map(|map| {
         let role = map["metadata"]["labels"]["app.kubernetes.io/component"].as_str()?;
@@ -79,6 +81,63 @@ async fn watching_agents_find_the_owners_by_the_port_that_the_services_name() ->
     let service = format!("mirador-servicegraph.{}", chart::NAMESPACE);
     ensure!(k8s["service"] == service.as_str() && k8s["ports"][0] == "otlp-grpc", "{k8s}");
     ensure!(agent["processors"]["k8sattributes"]["wait_for_metadata"] == true, "{}", agent["processors"]);
+    Ok(())
+}
+
+/// The rendered configuration of `role` in a case, as its program takes it.
+async fn effective(case: &str, role: &str) -> Result<Value> {
+    let found = configurations(chart::cases()?.remove(case).flatten().as_deref()).await?;
+    let (_, text) = found.iter().find(|(name, _)| name == role).with_context(|| format!("no {role}"))?;
+    validate(role, text)
+}
+
+#[tokio::test]
+async fn what_is_learnt_is_kept_where_a_bounded_volume_is_mounted_unless_that_is_switched_off() -> Result<()> {
+    for (case, role, keeps) in [
+        ("default", "servicegraph", true),
+        ("default", "spanmetrics", true),
+        ("default", "isolationforest", true),
+        ("default", "logs", false),
+        ("no-rights", "isolationforest", false),
+    ] {
+        let config = effective(case, role).await?;
+        let objects = chart::objects(&chart::template(chart::cases()?.remove(case).flatten().as_deref()).await?)?;
+        let workload = objects.iter().find(|object| {
+            chart::name(object) == format!("mirador-{role}") && object["spec"]["template"]["spec"].is_object()
+        });
+        let pod = &workload.context("no workload")?["spec"]["template"]["spec"];
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().context("no mounts")?;
+        let mount = mounts.iter().find(|mount| mount["name"] == "state");
+        let volume = pod["volumes"].as_array().into_iter().flatten().find(|volume| volume["name"] == "state");
+        ensure!(volume.is_some_and(|volume| volume["emptyDir"]["sizeLimit"].is_string()) == keeps, "{role}: {pod}");
+        ensure!(mount.map(|mount| &mount["mountPath"]) == config["state"].get("directory"), "{role}: {config}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_steering_agent_is_reached_at_its_nodes_address() -> Result<()> {
+    let agent = effective("steering", "agent").await?;
+    ensure!(agent["steering"]["enabled"] == true, "{}", agent["steering"]);
+    ensure!(agent["steering"]["addresses"] == serde_json::json!(["10.0.0.7"]), "{}", agent["steering"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_stores_by_https_are_held_against_the_certificates_for_stores() -> Result<()> {
+    for (case, role, exporter, checked) in [
+        ("tls", "servicegraph", "victoriatraces", true),
+        ("tls", "isolationforest", "victoriametrics", true),
+        ("tls", "logs", "otlphttp_logs", true),
+        ("no-rights", "servicegraph", "victoriatraces", false),
+    ] {
+        let config = effective(case, role).await?;
+        let file = config["exporters"][exporter]["tls"]["ca_file"].as_str().unwrap_or_default();
+        ensure!(file.ends_with("/ca.crt") == checked, "{case} {role}: {}", config["exporters"][exporter]);
+    }
+    let own = effective("no-rights", "isolationforest").await?;
+    let tls = &own["exporters"]["victoriametrics"]["tls"];
+    ensure!(tls["server_name_override"] == "metrics.example.com", "what the user says was lost: {tls}");
     Ok(())
 }
 

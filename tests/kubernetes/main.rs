@@ -8,6 +8,7 @@ mod boards;
 mod chart;
 mod configuration;
 mod deployment;
+mod encryption;
 mod golden;
 mod install;
 mod permissions;

@@ -25,6 +25,12 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("clusterDomain=Cluster.Local", &["/clusterDomain"]),
     ("defaults.resources.cpu=1", &["/defaults/resources", "cpu"]),
     ("agent.config=none", &["/agent/config", "want object"]),
+    ("logs.state.enabled=true", &["/logs", "state"]),
+    ("spanmetrics.state.sizeLimit=much", &["/spanmetrics/state/sizeLimit"]),
+    ("tls.secretName=", &["/tls/secretName"]),
+    ("tls.secretNames.collector=x", &["/tls/secretNames", "collector"]),
+    ("tls.minVersion=1.1", &["/tls/minVersion", "'1.2', '1.3'"]),
+    ("tls.backends.kind=File", &["/tls/backends/kind", "ConfigMap"]),
     // By the templates: the reason, because a schema knows none.
     ("servicegraph.replicaCount=2", &["servicegraph.replicaCount is 2", "must be 1", "one writer"]),
     ("spanmetrics.replicaCount=3", &["spanmetrics.replicaCount is 3", "must be 1", "one writer"]),

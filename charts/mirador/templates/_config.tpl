@@ -29,10 +29,20 @@
 {{- end -}}
 
 {{/* The destination `destination` of the configuration, whose owners are the pods of `owners`. A resolver of the user's
-     own stands alone, because exactly one may be configured. */}}
+     own stands alone, because exactly one may be configured; under which name its owners are certified is the user's
+     to say. */}}
 {{- define "mirador.destination" -}}
+{{- if .root.Values.tls.enabled -}}
+tls:
+  {{- include "mirador.clientTls" .root | nindent 2 }}
+  {{- if not (include "mirador.given" .) }}
+  server_name_override: {{ printf "%s-%s.%s.svc" (include "mirador.fullname" .root) .owners .root.Release.Namespace }}
+  {{- end }}
+{{ end -}}
 {{- if include "mirador.given" . -}}
+{{- if not .root.Values.tls.enabled -}}
 {}
+{{- end -}}
 {{- else if eq .root.Values.discovery "k8s" -}}
 resolver:
   k8s:
@@ -46,6 +56,40 @@ resolver:
 {{- end -}}
 {{- end -}}
 
+{{/* How a workload of the context shows and checks certificates when it sends. */}}
+{{- define "mirador.clientTls" -}}
+ca_file: /etc/mirador-tls/ca.crt
+min_version: {{ .Values.tls.minVersion | quote }}
+{{- if .Values.tls.clientAuth }}
+cert_file: /etc/mirador-tls/tls.crt
+key_file: /etc/mirador-tls/tls.key
+{{- end }}
+{{- end -}}
+
+{{/* How a workload that listens by TLS does; the gateway's senders are not ours to ask for certificates. */}}
+{{- define "mirador.serverTls" -}}
+cert_file: /etc/mirador-tls/tls.crt
+key_file: /etc/mirador-tls/tls.key
+min_version: {{ .Values.tls.minVersion | quote }}
+{{- if and .Values.tls.clientAuth (ne .role "gateway") }}
+client_ca_file: /etc/mirador-tls/ca.crt
+{{- end }}
+{{- end -}}
+
+{{/* Gives the exporters to stores by `https` the certificates of tls.backends; what the user says of them wins. */}}
+{{- define "mirador.backends" -}}
+{{- range $name := list "victoriatraces" "otlphttp_traces" "victoriametrics" "prometheusremotewrite" "otlphttp_logs" -}}
+{{- $exporter := default (dict) (get $.exporters $name) -}}
+{{- if hasPrefix "https://" (toString (get $exporter "endpoint")) -}}
+{{- $tls := dict "ca_file" "/etc/mirador-backends/ca.crt" -}}
+{{- if not (and (hasKey $exporter "tls") (kindIs "invalid" (get $exporter "tls"))) -}}
+{{- include "mirador.lay" (dict "base" $tls "over" (default (dict) (get $exporter "tls"))) -}}
+{{- $_ := set $exporter "tls" $tls -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "mirador.config" -}}
 {{- $config := (get .Values .role).config -}}
 {{- $base := dict -}}
@@ -53,7 +97,11 @@ resolver:
 {{- $root := . -}}
 {{- if has .role (list "agent" "gateway") -}}
 {{- $_ := set $base "agent_id" (ternary "${env:K8S_NODE_NAME}" "${env:K8S_POD_NAME}" (eq .role "agent")) -}}
-{{- $_ := set $base "steering" (dict "enabled" (and (eq .role "agent") .Values.agent.steering.enabled)) -}}
+{{- $steering := dict "enabled" false -}}
+{{- if and (eq .role "agent") .Values.agent.steering.enabled -}}
+{{- $steering = dict "enabled" true "addresses" (list "${env:NODE_IP}") -}}
+{{- end -}}
+{{- $_ := set $base "steering" $steering -}}
 {{- if and (eq .role "agent") .Values.agent.kubernetesAttributes.enabled -}}
 {{- $_ := set $base "processors" (dict "k8sattributes" (dict)) -}}
 {{- end -}}
@@ -72,6 +120,19 @@ resolver:
 {{- if $exporters -}}
 {{- $_ := set $base "exporters" $exporters -}}
 {{- end -}}
+{{- if include "mirador.listensByTls" . -}}
+{{- $protocols := dict -}}
+{{- range $protocol := list "grpc" "http" -}}
+{{- $_ := set $protocols $protocol (dict "tls" (include "mirador.serverTls" $root | fromYaml)) -}}
+{{- end -}}
+{{- $_ := set $base "receiver" (dict "protocols" $protocols) -}}
+{{- end -}}
+{{- if include "mirador.keeps" . -}}
+{{- $_ := set $base "state" (dict "directory" "/var/lib/mirador") -}}
+{{- end -}}
 {{- include "mirador.lay" (dict "base" $base "over" (deepCopy $config)) -}}
+{{- if include "mirador.asksStores" . -}}
+{{- include "mirador.backends" (dict "exporters" (default (dict) $base.exporters)) -}}
+{{- end -}}
 {{- toYaml $base -}}
 {{- end -}}

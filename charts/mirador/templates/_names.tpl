@@ -81,6 +81,27 @@ annotations:
 {{- printf "%s-%s.%s.svc.%s." (include "mirador.fullname" .root) .role .root.Release.Namespace .root.Values.clusterDomain -}}
 {{- end -}}
 
+{{/* Whether a role takes OTLP by TLS: "true" or nothing. */}}
+{{- define "mirador.listensByTls" -}}
+{{- if and .Values.tls.enabled (or (not (has .role (list "agent" "gateway"))) (and (eq .role "gateway") .Values.tls.gateway)) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a role checks the stores' certificates by tls.backends: "true" or nothing. */}}
+{{- define "mirador.asksStores" -}}
+{{- if and .Values.tls.backends.name (has .role (list "servicegraph" "isolationforest" "logs")) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a role keeps state over a restart of its container: "true" or nothing. */}}
+{{- define "mirador.keeps" -}}
+{{- if dig "state" "enabled" false (get .Values .role) -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* Whether a role asks the API server: "true" or nothing. */}}
 {{- define "mirador.asksApi" -}}
 {{- $finds := and (eq .Values.discovery "k8s") (has .role (list "agent" "gateway" "servicegraph" "spanmetrics")) -}}

@@ -60,6 +60,34 @@ seccompProfile:
   containerPort: 13133
 {{- end -}}
 
+{{/* The certificates of a role: who neither listens by TLS nor shows itself mounts no key. */}}
+{{- define "mirador.certificates" -}}
+- name: tls
+  secret:
+    secretName: {{ default .Values.tls.secretName (get .Values.tls.secretNames .role) }}
+    defaultMode: 0440
+    {{- if not (or .Values.tls.clientAuth (include "mirador.listensByTls" .)) }}
+    items:
+      - {key: ca.crt, path: ca.crt}
+    {{- end }}
+{{- end -}}
+
+{{- define "mirador.storeCertificates" -}}
+{{- $from := .Values.tls.backends -}}
+- name: backends
+  {{- if eq $from.kind "Secret" }}
+  secret:
+    secretName: {{ $from.name }}
+    defaultMode: 0440
+  {{- else }}
+  configMap:
+    name: {{ $from.name }}
+  {{- end }}
+    items:
+      - key: {{ $from.key }}
+        path: ca.crt
+{{- end -}}
+
 {{- define "mirador.podTemplate" -}}
 {{- $agent := has .role (list "agent" "gateway") -}}
 {{- $steering := and (eq .role "agent") .Values.agent.steering.enabled -}}
@@ -134,6 +162,12 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: metadata.name
+        {{- if $steering }}
+        - name: NODE_IP
+          valueFrom:
+            fieldRef:
+              fieldPath: status.hostIP
+        {{- end }}
         {{- with .w.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -171,6 +205,20 @@ spec:
           mountPath: /sys/fs/cgroup
           readOnly: true
         {{- end }}
+        {{- if .Values.tls.enabled }}
+        - name: tls
+          mountPath: /etc/mirador-tls
+          readOnly: true
+        {{- end }}
+        {{- if include "mirador.asksStores" . }}
+        - name: backends
+          mountPath: /etc/mirador-backends
+          readOnly: true
+        {{- end }}
+        {{- if include "mirador.keeps" . }}
+        - name: state
+          mountPath: /var/lib/mirador
+        {{- end }}
         {{- with .w.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -183,6 +231,17 @@ spec:
       hostPath:
         path: /sys/fs/cgroup
         type: Directory
+    {{- end }}
+    {{- if .Values.tls.enabled }}
+    {{- include "mirador.certificates" . | nindent 4 }}
+    {{- end }}
+    {{- if include "mirador.asksStores" . }}
+    {{- include "mirador.storeCertificates" . | nindent 4 }}
+    {{- end }}
+    {{- if include "mirador.keeps" . }}
+    - name: state
+      emptyDir:
+        sizeLimit: {{ .w.state.sizeLimit }}
     {{- end }}
     {{- with .w.extraVolumes }}
     {{- toYaml . | nindent 4 }}
