@@ -80,6 +80,12 @@ fn classic_scores_are_those_of_scikit_learn_and_the_default_mode_is_better() {
     let figures = script(&words);
     assert_eq!(figures.lines().count(), 7, "{figures}");
     hold(figures.lines().map(figure).zip(&tables).map(|((name, theirs), table)| (name, table.clone(), theirs)));
+    // ADBench's sets are not in the repository: whoever has them names their folder.
+    if let Some(data) = std::env::var_os("MIRADOR_DATA") {
+        let folder = PathBuf::from(data).join("classic");
+        let sets = ADBENCH.lines().filter(|line| !line.starts_with('#')).map(figure);
+        hold(sets.map(|(name, theirs)| (name, folder.join(format!("{name}.npz")), theirs)));
+    }
 }
 
 #[test]
@@ -106,16 +112,6 @@ fn the_mean_score_of_each_row_is_that_of_scikit_learn() {
     let most = differences.clone().fold(0.0, f64::max);
     let average = differences.sum::<f64>() / mean.len() as f64;
     assert!(average < 0.008 && most < 0.04, "average {average}, most {most}");
-}
-
-#[test]
-fn classic_scores_are_those_of_scikit_learn_on_the_sets_of_adbench() {
-    let Some(data) = std::env::var_os("MIRADOR_DATA") else {
-        return mirador_support::skip("MIRADOR_DATA names no folder with classic/*.npz of ADBench");
-    };
-    let folder = PathBuf::from(data).join("classic");
-    let sets = ADBENCH.lines().filter(|line| !line.starts_with('#')).map(figure);
-    hold(sets.map(|(name, theirs)| (name, folder.join(format!("{name}.npz")), theirs)));
 }
 
 #[test]
