@@ -70,8 +70,8 @@ fn row(load: &str, protocol: &str, figures: &Figures) {
 
 fn measure(subject: &Subject, connections: usize, rate: f64, delay: u32, seconds: f64) -> Result<Figures> {
     let running = subject.start()?;
-    let output = subject::load()
-        .args(["--rate", &rate.to_string(), "--sink-delay-ms", &delay.to_string()])
+    let mut load = subject::load();
+    load.args(["--rate", &rate.to_string(), "--sink-delay-ms", &delay.to_string()])
         .arg(running.target.to_string())
         .arg(subject.protocol)
         .arg(subject.spans.to_string())
@@ -79,16 +79,8 @@ fn measure(subject: &Subject, connections: usize, rate: f64, delay: u32, seconds
         .arg("2")
         .arg(seconds.to_string())
         .arg(running.pid().to_string())
-        .args(running.sinks.iter().map(ToString::to_string))
-        .output()
-        .context("cannot run taskset; it comes with util-linux")?;
-    ensure!(
-        output.status.success(),
-        "the load failed: {}\nthe measured process said: {}",
-        String::from_utf8_lossy(&output.stderr),
-        running.log()
-    );
-    serde_json::from_slice(&output.stdout).context("the load printed no figures")
+        .args(running.sinks.iter().map(ToString::to_string));
+    running.figures(&mut load)
 }
 
 fn starts(count: usize) -> Result<()> {

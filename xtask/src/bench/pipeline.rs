@@ -69,24 +69,16 @@ pub(super) fn run(options: &Options) -> Result<()> {
 
 fn measure(subject: &Subject, options: &Options) -> Result<Figures> {
     let running = subject.start()?;
-    let output = subject::load()
-        .arg(running.target.to_string())
+    let mut load = subject::load();
+    load.arg(running.target.to_string())
         .arg(subject.protocol)
         .arg(subject.spans.to_string())
         .arg("4")
         .arg(options.warm_up.to_string())
         .arg(options.seconds.to_string())
         .arg(running.pid().to_string())
-        .args(running.sinks.iter().map(ToString::to_string))
-        .output()
-        .context("cannot run taskset; it comes with util-linux")?;
-    ensure!(
-        output.status.success(),
-        "the load failed: {}\nthe measured process said: {}",
-        String::from_utf8_lossy(&output.stderr),
-        running.log()
-    );
-    let figures: Figures = serde_json::from_slice(&output.stdout).context("the load printed no figures")?;
+        .args(running.sinks.iter().map(ToString::to_string));
+    let figures: Figures = running.figures(&mut load)?;
     ensure!(
         figures.refused_requests == 0,
         "{} requests were refused while it was measured, so the figures mean nothing: {}",

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use mirador_support::backends::{install, ports};
+use serde::de::DeserializeOwned;
 
 /// What the measured process does with spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,6 +199,18 @@ impl Running {
     /// The process that is measured: taskset has become it.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Runs the load against it and reads the figures that the load prints.
+    pub(super) fn figures<T: DeserializeOwned>(&self, load: &mut Command) -> Result<T> {
+        let output = load.output().context("cannot run taskset; it comes with util-linux")?;
+        ensure!(
+            output.status.success(),
+            "the load failed: {}\nthe measured process said: {}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        serde_json::from_slice(&output.stdout).context("the load printed no figures")
     }
 
     /// The last lines that it wrote.
