@@ -103,7 +103,7 @@ pub(crate) async fn every_series_has_a_score(fleet: &Fleet) -> Result<()> {
             if name == "anomaly_score" {
                 let metric = series.labels.remove("metric").unwrap_or_default();
                 scored.insert((metric, series.labels));
-            } else if !matches!(name.as_str(), "is_anomaly" | "target_info") {
+            } else if !matches!(name.as_str(), "is_anomaly" | "resource_anomaly_score" | "target_info") {
                 // A histogram is scored as one metric.
                 let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
                 wanted.insert((base.to_owned(), series.labels));

@@ -230,7 +230,7 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
             rated.insert((labels.remove("metric").unwrap_or_default(), labels));
         }
         for name in rows(&names).map(|row| word(row, "name")) {
-            if matches!(name, "anomaly_score" | "is_anomaly" | "target_info") {
+            if matches!(name, "anomaly_score" | "is_anomaly" | "resource_anomaly_score" | "target_info") {
                 continue;
             }
             for series in rows(&pair.central.ask(&format!("/api/v1/series?since=1h&name={name}&job={job}")).await?) {
