@@ -79,7 +79,8 @@ pub enum DirectionName {
 pub struct EngineConfig {
     /// Off: metrics are written without scores.
     pub enabled: bool,
-    /// `sensitive`, `balanced` or `quiet`: the threshold that scores are held against.
+    /// `sensitive`, `balanced` or `quiet`: the threshold that scores are held against. It is .06 lower for rates, error
+    /// shares and what is read from histograms, which must also be further from usual than chance takes them.
     pub preset: PresetName,
     /// A threshold of your own, between 0.5 and 1, instead of the preset's.
     #[serde(skip_serializing_if = "Option::is_none")]

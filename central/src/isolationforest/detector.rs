@@ -42,7 +42,7 @@ pub(crate) const UPKEEP: u32 = 64;
 /// Differences to the first value are clamped here so that those of two stay finite.
 const LARGEST: f64 = 1.0e36;
 /// Points before a young series can be measured against its family.
-const LEAST_OWN: u32 = 8;
+const LEAST_OWN: u32 = 16;
 /// The highest surprise, in bits.
 const MOST_SURPRISE: f64 = 20.0;
 
@@ -192,7 +192,7 @@ impl Detector {
         let distance = (inward - self.origin).clamp(-LARGEST, LARGEST) as f32;
         let features = self.read(settings, unix_nano, distance, late);
         if self.seen < settings.warmup_points {
-            let verdict = self.young(settings, prior, unix_nano, value, distance, late);
+            let verdict = self.young(settings, prior, unix_nano, (value, noise), distance, late);
             if !late {
                 let positions = self.positions(&features);
                 self.learn(settings, unix_nano, value, (&features, &positions));
@@ -201,6 +201,13 @@ impl Detector {
             return verdict;
         }
         let positions = self.positions(&features);
+        let eased;
+        let settings = if noise > 0.0 {
+            eased = Settings { floor: settings.floor - settings.known_margin, ..*settings };
+            &eased
+        } else {
+            settings
+        };
         let mut verdict = self.judge(settings, &features, &positions, (value, noise));
         if late {
             verdict.status = Status::Late;
@@ -244,6 +251,13 @@ impl Detector {
     /// The usual value, in the series' unit.
     pub fn median(&self) -> f64 {
         self.outward(self.samples[0].middle, 0.0)
+    }
+
+    /// Half the range that holds nine tenths of the values, in the series' unit, without the rhythm of the day.
+    pub(crate) fn scatter(&self) -> f64 {
+        let spread = self.samples[0].spread.min(self.samples[2].spread);
+        let middle = self.samples[0].middle;
+        (self.outward(middle + spread, 0.0) - self.outward(middle - spread, 0.0)).abs() / 2.0
     }
 
     /// Ends an open episode because the series ends.
@@ -358,6 +372,8 @@ impl Detector {
         let wide = f64::from((feature - sample.middle).abs()) >= settings.min_spreads * f64::from(sample.spread);
         let base = self.base(top);
         let deviation = (self.outward(feature, base) - self.outward(sample.middle, base)).abs();
+        // A mean scatters less than a value; not as much less as if neighbours were independent.
+        let noise = if matches!(top, 1 | 3) { noise / (SHORT as f64).sqrt() } else { noise };
         deviation >= settings.min_relative_deviation * self.median().abs() && deviation >= noise && (!outside || wide)
     }
 
@@ -393,7 +409,7 @@ impl Detector {
         settings: &Settings,
         prior: Option<&Prior>,
         unix_nano: u64,
-        value: f64,
+        (value, noise): (f64, f64),
         distance: f32,
         late: bool,
     ) -> Verdict {
@@ -404,7 +420,7 @@ impl Detector {
         let mut verdict = Verdict { score: Some(score), status: Status::ByFamily, surprise: 0.0, ..Verdict::default() };
         // The family is a coarser judge than the series itself.
         let threshold = settings.floor.max(Preset::Quiet.floor());
-        verdict.is_anomaly = score >= threshold && self.deviates(settings, 0, distance, 0.0);
+        verdict.is_anomaly = score >= threshold && self.deviates(settings, 0, distance, noise);
         if verdict.is_anomaly {
             let reason = self.explain_family(standard, value);
             (verdict.expected, verdict.reason) = (Some(reason.expected), Some(reason));

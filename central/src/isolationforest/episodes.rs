@@ -105,7 +105,7 @@ impl Event {
     }
 
     /// The log record.
-    fn record(&self) -> LogRecord {
+    pub(super) fn record(&self) -> LogRecord {
         let metric = self.labels.value("metric").unwrap_or_default();
         let double = |key: &str, value: f64| attribute(key, Value::DoubleValue(value));
         let nanos = |key: &str, value: u64| attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)));
@@ -144,7 +144,7 @@ impl Event {
     }
 
     /// The service that the series tells of: its own label, or what made it.
-    fn service(&self) -> String {
+    pub(super) fn service(&self) -> String {
         let value = |name| self.labels.value(name).filter(|value: &&str| !value.is_empty());
         let job = value("job").map(|job| job.rsplit('/').next().unwrap_or(job));
         value("service_name").or_else(|| value("server")).or(job).unwrap_or("unknown").to_owned()

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use mirador_otlp::Request;
+use mirador_otlp::metrics::{Data, Metric};
 
 use super::Config;
 use super::detector::Settings;
@@ -148,14 +149,17 @@ impl Shard {
             for scope in entry.scopes() {
                 let named = scope.scope();
                 let scope_names = config.normalise.scope_labels.then(|| (named.name(), named.version()));
+                let told: Vec<_> = scope.metrics().filter(is_distribution).map(|metric| metric.name()).collect();
                 for metric in scope.metrics() {
-                    let context = Context::new(&metric, scope_names, &owner, now_unix_nano);
+                    let is_told = is_quantile_of(metric.name(), &told);
+                    let context = Context::new(&metric, scope_names, (&owner, is_told), now_unix_nano);
                     latest = latest.max(self.metric(&metric, context, &mut outcome));
                 }
             }
             self.target_info(&entry.resource(), latest, &mut outcome);
         }
-        outcome.anomalies += self.ratios.judge(&self.settings, &mut outcome.out, &mut outcome.events);
+        outcome.anomalies +=
+            self.ratios.judge((&self.settings, self.hold_nanos), &mut outcome.out, &mut outcome.events);
         outcome
     }
 
@@ -191,6 +195,19 @@ impl Shard {
             outcome.out.push(labels, millis, 1.0);
         }
     }
+}
+
+fn is_distribution(metric: &Metric<'_>) -> bool {
+    matches!(metric.data(), Data::Histogram { .. } | Data::ExponentialHistogram { .. })
+}
+
+/// Whether this is a quantile, as in `duration.p99`, of one of these.
+fn is_quantile_of(name: &str, distributions: &[&str]) -> bool {
+    name.rsplit_once(".p").is_some_and(|(whole, percent)| {
+        distributions.contains(&whole)
+            && !percent.is_empty()
+            && percent.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'_'))
+    })
 }
 
 #[cfg(test)]

@@ -13,15 +13,15 @@ use mirador_otlp::value::{Attributes, Value};
 use super::detector::codec::{Decoder, Encoder};
 use super::detector::{Detector, EpisodeKind, Settings, Shape};
 use super::episodes::Event;
-use super::table::{KeyHasher, SCORE};
+use super::table::{KeyHasher, SCORE, flag_labels};
 use super::watch::{Change, Virtual};
 use crate::normalise::Output;
-use crate::series::{LabelSet, Labels};
+use crate::series::{LabelSet, Labels, STALE_NAN};
 
 /// Operations and edges that are watched at most, per shard.
 const MOST: usize = 50_000;
-/// A share is told apart from the usual one when it differs by so many standard errors.
-const NOISE: f64 = 3.0;
+/// A share is told apart from the usual one when it differs by so many standard errors of the usual one.
+const NOISE: f64 = 3.5;
 
 /// Whether a point counts failed calls, and the attribute that says so; nothing for other counters.
 pub(super) fn failure(metric: &str, attributes: Attributes<'_>) -> Option<(bool, &'static str)> {
@@ -46,6 +46,8 @@ pub(super) fn failure(metric: &str, attributes: Attributes<'_>) -> Option<(bool,
 struct Ratio {
     detector: Detector,
     labels: Option<Labels>,
+    /// Of the flag series, while it is written: until this time.
+    flag: Option<(Labels, u64)>,
     calls: f64,
     errors: f64,
     time: u64,
@@ -68,6 +70,7 @@ impl Ratios {
         let ratio = self.ratios.entry(key).or_insert_with(|| Ratio {
             detector: Detector::new(settings, Shape::Ratio, key as u64),
             labels: None,
+            flag: None,
             calls: 0.0,
             errors: 0.0,
             time: 0,
@@ -85,7 +88,12 @@ impl Ratios {
     }
 
     /// Judges what the request has told; gives the number of anomalies.
-    pub(super) fn judge(&mut self, settings: &Settings, out: &mut Output, events: &mut Vec<Event>) -> u64 {
+    pub(super) fn judge(
+        &mut self,
+        (settings, hold_nanos): (&Settings, u64),
+        out: &mut Output,
+        events: &mut Vec<Event>,
+    ) -> u64 {
         let mut anomalies = 0;
         for key in self.touched.drain(..) {
             let Some(ratio) = self.ratios.get_mut(&key) else { continue };
@@ -93,12 +101,24 @@ impl Ratios {
             let (calls, errors) = (std::mem::take(&mut ratio.calls), std::mem::take(&mut ratio.errors));
             let Some(labels) = ratio.labels.as_ref().filter(|_| calls > 0.0) else { continue };
             let share = errors / calls;
-            // One error more or less says nothing, however unusual errors are.
-            let noise = (NOISE * (share * (1.0 - share) / calls).sqrt().min(0.5)).max(1.5 / calls).min(0.9);
+            // One error and one success on top: a share of few calls is never known to be 0 or 1.
+            let usual = (ratio.detector.median().clamp(0.0, 1.0) * calls + 1.0) / (calls + 2.0);
+            let noise = (NOISE * (usual * (1.0 - usual) / calls).sqrt()).max(1.5 / calls).min(0.9);
             let verdict = ratio.detector.observe_noisy(settings, None, ratio.time, share, noise);
             let millis = (ratio.time / 1_000_000) as i64;
             out.push(labels, millis, verdict.score.unwrap_or(0.0));
             anomalies += u64::from(verdict.is_anomaly);
+            if verdict.is_anomaly {
+                let until = ratio.time.saturating_add(hold_nanos);
+                ratio.flag.get_or_insert_with(|| (flag_labels(labels), until)).1 = until;
+            }
+            if let Some((flag, until)) = &ratio.flag {
+                let is_held = ratio.time <= *until;
+                out.push(flag, millis, if is_held { f64::from(u8::from(verdict.is_anomaly)) } else { STALE_NAN });
+                if !is_held {
+                    ratio.flag = None;
+                }
+            }
             if let Some(change) = verdict.episode {
                 let reason = verdict.reason.filter(|_| change.kind != EpisodeKind::Closed);
                 events.push(Event::of(labels, &Change { which: Virtual::ErrorRatio, episode: change, reason }));
@@ -132,7 +152,7 @@ impl Ratios {
         for _ in 0..from.u32()? {
             let key = from.u128()?;
             let detector = Detector::decode(from)?;
-            let ratio = Ratio { detector, labels: None, calls: 0.0, errors: 0.0, time: 0, touched: false };
+            let ratio = Ratio { detector, labels: None, flag: None, calls: 0.0, errors: 0.0, time: 0, touched: false };
             ratios.ratios.insert(key, ratio);
         }
         Some(ratios)

@@ -44,6 +44,18 @@ impl Hasher for KeyHasher {
     }
 }
 
+/// What is known about a series from which nothing comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Silence {
+    /// Points come, or should.
+    #[default]
+    None,
+    /// An event says that nothing comes any more.
+    Told,
+    /// Its sender has ended it: nothing is expected.
+    Ended,
+}
+
 /// One series: how it is written and how it is scored.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -56,8 +68,8 @@ pub(super) struct Entry {
     owner: u128,
     /// What its virtual series tell about the resource.
     signals: Signals,
-    /// An episode says that nothing comes any more.
-    silent: bool,
+    /// Whether anything is expected of it, and whether somebody was told that nothing comes.
+    silence: Silence,
     score_labels: Labels,
     flag_labels: Option<Labels>,
     /// Unix nanoseconds until which the flag series is written; 0: it is not.
@@ -100,7 +112,7 @@ impl Entry {
         let mut changes = Vec::new();
         let judged = self.watch.judge(&mut rules, time, reading, &out.buckets, &mut changes)?;
         self.tell(&changes, events);
-        if std::mem::take(&mut self.silent) {
+        if std::mem::take(&mut self.silence) == Silence::Told {
             events.push(Event::heard_again(&self.score_labels, time));
         }
         let millis = (time / 1_000_000) as i64;
@@ -131,8 +143,10 @@ impl Entry {
     fn falls_silent(&mut self, settings: &Settings, now_unix_nano: u64) -> bool {
         let usual = self.watch.interval_seconds(settings);
         let silence = now_unix_nano.saturating_sub(self.watch.last_time) as f64 / 1e9;
-        let falls = !self.silent && usual > 0.0 && silence > (usual * MISSED).max(LEAST_SILENCE);
-        self.silent |= falls;
+        let falls = self.silence == Silence::None && usual > 0.0 && silence > (usual * MISSED).max(LEAST_SILENCE);
+        if falls {
+            self.silence = Silence::Told;
+        }
         falls
     }
 
@@ -148,8 +162,7 @@ impl Entry {
         let mut changes = Vec::new();
         self.watch.interrupt(u64::try_from(timestamp_ms).unwrap_or(0).saturating_mul(1_000_000), &mut changes);
         self.tell(&changes, events);
-        // A series that ended is not silent.
-        self.silent = true;
+        self.silence = Silence::Ended;
     }
 
     /// Whether the latest arrival was before.
@@ -163,7 +176,8 @@ impl Entry {
     }
 }
 
-fn flag_labels(score: &LabelSet) -> Labels {
+/// The labels of the flag series beside a score series.
+pub(super) fn flag_labels(score: &LabelSet) -> Labels {
     let pairs = score.texts().map(|(name, value)| (name, if name == "__name__" { FLAG } else { value }));
     Labels::new(LabelSet::from_sorted(pairs))
 }
@@ -248,7 +262,7 @@ impl Table {
             watch: self.restored.remove(&key).unwrap_or_else(|| Watch::new(seed)),
             family: fresh.family,
             owner: fresh.owner,
-            silent: false,
+            silence: Silence::None,
             score_labels,
             flag_labels: None,
             flagged_until: 0,

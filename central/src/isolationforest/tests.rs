@@ -1,5 +1,7 @@
 //! The role as a whole: requests in, a store behind, answers out.
 
+mod shop;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 

@@ -16,7 +16,7 @@ pub(super) use distribution::Distribution;
 
 const NANOS: f64 = 1e9;
 /// A rate that differs from the usual one by less than so many standard deviations of a count is no anomaly.
-const COUNT_NOISE: f64 = 3.0;
+const COUNT_NOISE: f64 = 4.0;
 
 /// What is scored of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,11 +22,21 @@ impl Detector {
         let isolation = |score: f32| (score - 0.5).max(0.0);
         let all: f32 = self.scores.iter().map(|score| isolation(*score)).sum();
         let contribution = if all > 0.0 { isolation(self.scores[top]) / all } else { 1.0 / FEATURES as f32 };
+        let base = self.base(top);
+        let at = self.outward(feature, base);
+        let mut expected = self.range(settings, top);
+        // The value itself was never expected; in a gap, what was is the stretch that holds the median.
+        let edge = if side == Side::Gap { self.outward(self.inner_edge(settings, top), base) } else { at };
+        if feature >= sample.middle {
+            expected.high = expected.high.min(edge);
+        } else {
+            expected.low = expected.low.max(edge);
+        }
         Reason {
             feature: [Feature::Value, Feature::ShortMean, Feature::TimeOfDay, Feature::LongMean][top],
             side,
-            value: if matches!(top, 1 | 3) { self.outward(feature, 0.0) } else { value },
-            expected: self.range(settings, top),
+            value: if matches!(top, 1 | 3) { at } else { value },
+            expected: expected.without_dust(),
             contribution: f64::from(contribution),
         }
     }
@@ -35,7 +45,8 @@ impl Detector {
     pub(crate) fn explain_family(&self, standard: f64, value: f64) -> Reason {
         let sample = &self.samples[0];
         let at = |spreads: f32| self.outward(sample.middle + spreads * sample.spread, 0.0);
-        let expected = Expected { low: at(-3.0), high: at(3.0), middle: at(0.0) };
+        let most = standard.abs().min(3.0) as f32;
+        let expected = Expected { low: at(-most), high: at(most), middle: at(0.0) }.without_dust();
         let side = if standard >= 0.0 { Side::High } else { Side::Low };
         Reason { feature: Feature::Family, side, value, expected, contribution: 1.0 }
     }
@@ -52,6 +63,17 @@ impl Detector {
             high: self.outward(self.edge(settings, top, high, high - low, 1.0), base),
             middle: self.outward(sample.middle, base),
         }
+    }
+
+    /// Between the median and an isolated feature: where scores begin to reach the threshold.
+    fn inner_edge(&self, settings: &Settings, top: usize) -> f32 {
+        let threshold = self.threshold(settings) as f32;
+        let (mut inside, mut outside) = (self.samples[top].middle, self.features[top]);
+        for _ in 0..STEPS {
+            let between = f32::midpoint(inside, outside);
+            if self.isolation(top, between) >= threshold { outside = between } else { inside = between }
+        }
+        outside
     }
 
     /// The value beyond an end of a sample of this width at which the feature's score reaches the threshold.

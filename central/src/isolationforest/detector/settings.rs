@@ -37,6 +37,9 @@ pub struct Settings {
     pub warmup_points: u32,
     /// Scores below it are never anomalies.
     pub floor: f64,
+    /// How much lower the floor is where the scatter of a value is known and the value is outside of it: for rates,
+    /// shares, and what is read from histograms.
+    pub known_margin: f64,
     /// A score must be among this share of the series' own highest.
     pub contamination: f64,
     /// The chance of such a score in the tail that was fitted to the series' own scores must be below this.
@@ -65,8 +68,8 @@ impl Preset {
     /// The threshold of the preset.
     pub fn floor(self) -> f64 {
         match self {
-            Self::Sensitive => 0.72,
-            Self::Balanced => 0.77,
+            Self::Sensitive => 0.70,
+            Self::Balanced => 0.75,
             Self::Quiet => 0.82,
         }
     }
@@ -82,10 +85,11 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            kept: 80,
+            kept: 48,
             recency: 5120,
             warmup_points: 64,
             floor: Preset::Balanced.floor(),
+            known_margin: 0.06,
             contamination: 0.001,
             risk: 1e-4,
             min_relative_deviation: 0.05,

@@ -76,6 +76,12 @@ fn an_outlier_is_flagged_with_a_reason_and_an_ordinary_value_is_not() {
 }
 
 #[test]
+fn bounds_that_are_rounding_alone_are_zero() {
+    let expected = Expected { low: 5.588e-8, high: 229.6, middle: 80.0 }.without_dust();
+    assert_eq!((expected.low, expected.high), (0.0, 229.6));
+}
+
+#[test]
 fn an_episode_opens_once_rises_and_closes() {
     let fault = (0..20).map(|step| 250.0 + 25.0 * f64::from(step));
     let (_, verdicts) = feed(wave(500).chain(fault).chain(wave(60)));
@@ -206,6 +212,25 @@ fn faults_of_red_series_are_flagged_within_three_windows() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_reason_never_expects_the_value(
+        seed: u64,
+        shape in prop::sample::select(vec![Shape::Level, Shape::Rate, Shape::Observed]),
+        odd in prop::collection::vec(0.0_f64..400.0, 5..20),
+    ) {
+        let (settings, mut noise) = (Settings { floor: 0.6, risk: 0.5, ..Settings::default() }, Noise(seed));
+        let mut detector = Detector::new(&settings, shape, 3);
+        for step in 0..600 {
+            let value = if step > 100 && step % 25 == 0 { odd[step / 25 % odd.len()] } else { 100.0 + noise.normal() };
+            let verdict = detector.observe(&settings, None, START + step as u64 * MINUTE, value);
+            if let Some(Reason { value, expected, .. }) = verdict.reason {
+                let slack = 1e-4 * (value.abs() + expected.high.abs());
+                let is_outside = value <= expected.low + slack || value >= expected.high - slack;
+                prop_assert!(is_outside, "{:?}", verdict.reason);
+            }
+        }
+    }
 
     #[test]
     fn scores_do_not_change_under_affine_maps(

@@ -54,6 +54,16 @@ pub struct Expected {
     pub middle: f64,
 }
 
+impl Expected {
+    /// Bounds that are nothing but the rounding of single precision are 0.
+    pub(crate) fn without_dust(self) -> Self {
+        const DUST: f64 = 1e-5;
+        let widest = self.low.abs().max(self.high.abs());
+        let settle = |bound: f64| if bound.abs() < DUST * widest { 0.0 } else { bound };
+        Self { low: settle(self.low), high: settle(self.high), middle: settle(self.middle) }
+    }
+}
+
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {

@@ -53,6 +53,8 @@ pub(super) struct Context<'a> {
     owner: &'a Owner,
     scope: Option<(&'a str, &'a str)>,
     temporality: Temporality,
+    /// A distribution in the same request says the same, and how many observations it is made of.
+    is_told: bool,
     now: u64,
 }
 
@@ -88,7 +90,7 @@ impl<'a> Context<'a> {
     pub(super) fn new(
         metric: &Metric<'a>,
         scope: Option<(&'a str, &'a str)>,
-        owner: &'a Owner,
+        (owner, is_told): (&'a Owner, bool),
         now_unix_nano: u64,
     ) -> Self {
         let (shape, form, temporality) = match metric.data() {
@@ -127,6 +129,7 @@ impl<'a> Context<'a> {
             owner,
             scope,
             temporality,
+            is_told,
             now: now_unix_nano,
         }
     }
@@ -261,7 +264,15 @@ impl Shard {
         let stale = head.flags & NO_RECORDED_VALUE != 0;
         let key = context.series_key(head.attributes);
         let first = outcome.out.series.len();
-        let (settings, hold_nanos) = (&self.settings, self.hold_nanos);
+        let quiet;
+        let settings = if context.is_told {
+            // Scored, but what a score means is said by the distribution.
+            quiet = Settings { min_relative_deviation: f64::INFINITY, ..self.settings };
+            &quiet
+        } else {
+            &self.settings
+        };
+        let hold_nanos = self.hold_nanos;
         let rules = Rules { settings, hold_nanos, config: &self.config, first };
         if let Some((entry, families)) = self.table.get(key, context.now) {
             if stale {

@@ -352,6 +352,29 @@ fn the_flag_no_recorded_value_ends_every_series_of_the_family() {
 }
 
 #[test]
+fn a_series_that_was_ended_comes_back_without_a_word() {
+    let mut shard = shard();
+    let mut said = Vec::new();
+    for step in 0..200 {
+        let mut point = number(NOW + step * SECOND, 1.0, &[]);
+        if step % 50 == 49 {
+            point.flags = 1;
+        }
+        said.extend(shard.pass(&shop(vec![metric("g", "", gauge(vec![point]))]), None, NOW + step * SECOND).events);
+    }
+    assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
+fn a_quantile_is_told_by_its_name_and_the_distribution_beside_it() {
+    let told = ["span.duration"];
+    assert!(is_quantile_of("span.duration.p99", &told) && is_quantile_of("span.duration.p99.9", &told));
+    for other in ["span.duration.peak", "span.duration.p", "other.duration.p99", "span.duration"] {
+        assert!(!is_quantile_of(other, &told), "{other}");
+    }
+}
+
+#[test]
 fn deltas_become_totals_and_a_repeated_request_changes_nothing() {
     let mut shard = shard();
     let delta = |step: u64, value| {

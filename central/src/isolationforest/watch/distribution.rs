@@ -10,6 +10,10 @@ const ENOUGH: u64 = 20;
 /// Virtual series in the order of the detectors.
 const PARTS: [Virtual; 5] = [Virtual::Rate, Virtual::Mean, Virtual::P50, Virtual::P95, Virtual::P99];
 const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
+/// A mean differs from the usual one when it is so many half widths of its usual range away: four standard deviations.
+const MEAN_NOISE: f64 = 2.4;
+/// A quantile does when so many standard deviations of its rank do not reach the usual value.
+const RANK_NOISE: f64 = 3.5;
 
 /// The scoring state of a histogram or summary.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,10 +49,14 @@ impl Distribution {
             self.gather(buckets, grown.is_some());
         }
         let Some(grown) = grown else { return judged };
-        let noise = grown.noise(self.detectors[0].median());
+        let usual_rate = self.detectors[0].median();
+        let noise = grown.noise(usual_rate);
         observe(rules, PARTS[0], &mut self.detectors[0], (now.time, grown.rate, noise), &mut judged, changes);
         if let Some(mean) = grown.mean {
-            observe(rules, PARTS[1], &mut self.detectors[1], (now.time, mean, 0.0), &mut judged, changes);
+            // A mean of fewer values than usual scatters more.
+            let fewer = (usual_rate * grown.seconds / grown.count).max(1.0).sqrt();
+            let noise = MEAN_NOISE * fewer * self.detectors[1].scatter();
+            observe(rules, PARTS[1], &mut self.detectors[1], (now.time, mean, noise), &mut judged, changes);
         }
         if is_later && self.pending.iter().sum::<u64>() >= ENOUGH {
             self.quantiles(rules, now.time, &mut judged, changes);
@@ -82,11 +90,25 @@ impl Distribution {
         }
         for (index, quantile) in QUANTILES.into_iter().enumerate() {
             if let Some(value) = quantile_of(&self.bounds, &self.pending, quantile) {
+                let noise = self.rank_noise(quantile, value, self.detectors[2 + index].median());
                 let detector = &mut self.detectors[2 + index];
-                observe(rules, PARTS[2 + index], detector, (time, value, 0.0), judged, changes);
+                observe(rules, PARTS[2 + index], detector, (time, value, noise), judged, changes);
             }
         }
         self.pending.fill(0);
+    }
+
+    /// How far a quantile of so few observations may be from its true value, on the side of the usual one: their rank
+    /// scatters as a binomial does, with the skew that rare events add to it.
+    fn rank_noise(&self, quantile: f64, value: f64, usual: f64) -> f64 {
+        let total = self.pending.iter().sum::<u64>().max(1) as f64;
+        let skew = (RANK_NOISE * RANK_NOISE - 1.0) / 6.0;
+        let ranks = (RANK_NOISE * (quantile * (1.0 - quantile) * total).sqrt() + skew) / total;
+        let rank = if value > usual { quantile - ranks } else { quantile + ranks };
+        if !(0.0..1.0).contains(&rank) {
+            return f64::INFINITY;
+        }
+        quantile_of(&self.bounds, &self.pending, rank).map_or(f64::INFINITY, |bound| (value - bound).abs())
     }
 
     pub(super) fn interrupt(&mut self, end: &mut impl FnMut(Virtual, &mut Detector)) {
@@ -141,5 +163,16 @@ mod tests {
         assert_eq!(quantile_of(&bounds, &[10, 10, 0, 0], 0.75), Some(1.5));
         assert_eq!(quantile_of(&bounds, &[0, 0, 0, 5], 0.5), Some(4.0));
         assert_eq!(quantile_of(&bounds, &[0, 0, 0, 0], 0.5), None);
+    }
+
+    #[test]
+    fn one_slow_call_of_few_says_nothing_of_a_high_quantile_and_many_do() {
+        let before = Before { time: 0, start: 0, count: 0.0, sum: None };
+        let mut few = Distribution::new(&Settings::default(), 0, before);
+        (few.bounds, few.pending) = (vec![10.0, 50.0], vec![26, 1]);
+        assert!(few.rank_noise(0.99, 39.0, 9.9) > 29.1, "39 may as well be 9.9");
+        few.pending = vec![20, 7];
+        assert!(few.rank_noise(0.99, 49.0, 9.9) < 39.1, "seven of 27 are no chance");
+        assert!(few.rank_noise(0.99, 2.0, 9.9).is_infinite(), "27 calls have no lowest p99");
     }
 }

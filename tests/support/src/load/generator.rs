@@ -70,10 +70,11 @@ impl Pace {
     }
 }
 
-/// Sends over one connection until it is told to stop.
+/// Sends over one connection at a time until it is told to stop. A connection that the other side closes is
+/// refused requests and a new connection.
 ///
 /// # Errors
-/// When the connection cannot be made or breaks.
+/// When a connection cannot be made.
 pub async fn drive(
     target: SocketAddr,
     protocol: Protocol,
@@ -81,7 +82,24 @@ pub async fn drive(
     progress: Arc<Progress>,
     pace: Arc<Pace>,
 ) -> anyhow::Result<()> {
-    let stream = TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
+    while !progress.stop.load(Ordering::Relaxed) {
+        let stream = TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
+        if over(stream, target, protocol, &mut payload, &progress, &pace).await.is_err() {
+            count(&progress, false);
+        }
+    }
+    Ok(())
+}
+
+/// Sends over one connection until it ends or until it is told to stop.
+async fn over(
+    stream: TcpStream,
+    target: SocketAddr,
+    protocol: Protocol,
+    payload: &mut Payload,
+    progress: &Progress,
+    pace: &Pace,
+) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     match protocol {
         Protocol::Grpc => {
@@ -107,7 +125,7 @@ pub async fn drive(
                 let collected = response.into_body().collect().await?;
                 let status = in_headers
                     .or_else(|| collected.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()));
-                count(&progress, status.is_some_and(|status| status == "0"));
+                count(progress, status.is_some_and(|status| status == "0"));
             }
         }
         Protocol::Http => {
@@ -125,7 +143,7 @@ pub async fn drive(
                 let response = send.send_request(request).await?;
                 let accepted = response.status().is_success();
                 response.into_body().collect().await?;
-                count(&progress, accepted);
+                count(progress, accepted);
             }
         }
     }
