@@ -1,7 +1,7 @@
 //! Steering: the pods' OTLP connections are redirected to the agent of their node, by BPF programs at
 //! connect in the pods' cgroup.
 //!
-//! [`load`] climbs the ladder while the process has one thread and its privileges, and gives these up;
+//! `load` climbs the ladder while the process has one thread and its privileges, and gives these up;
 //! [`Steering::start`] puts the listeners into the programs' map once they are bound, from when on
 //! connections are redirected. The records that both sides read are those of `mirador-ebpf-shared`.
 //!

@@ -1,7 +1,7 @@
 //! Climbs the ladder: finds the pods, loads the programs, attaches them.
 //!
 //! Links live as long as the process: the kernel detaches everything when it ends, however it ends.
-//! Nothing is redirected before [`super::start`] has put the listeners into their map.
+//! Nothing is redirected before `super::start` has put the listeners into their map.
 
 use std::error::Error as _;
 use std::fs::File;

@@ -4,7 +4,7 @@
 //! every file and uses the states of the series that come to it. A series whose state was not there, or that moved
 //! here from another replica, starts from its family.
 //!
-//! Never: reads a clock. Invariant: what [`decode`] gives back scores on as if nothing had happened.
+//! Never: reads a clock. Invariant: what `decode` gives back scores on as if nothing had happened.
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 //! gateway, and a real agent.
 //!
 //! Invariants: one rig at a time on a machine (a lock); everything that it makes in the kernel has the
-//! prefix [`PREFIX`] and is swept when a rig starts and when it is dropped, so that a run that died leaves
+//! prefix `PREFIX` and is swept when a rig starts and when it is dropped, so that a run that died leaves
 //! nothing for the next; the agent is a child of this process and ends with it.
 //!
 //! Never: touches an address, a namespace or a cgroup that it has not made.

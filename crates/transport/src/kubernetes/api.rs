@@ -1,6 +1,6 @@
 //! The way to the API server: credentials and the client.
 //!
-//! Never: caches a credential longer than kube does (a minute); a new [`connect`] reads all anew.
+//! Never: caches a credential longer than kube does (a minute); a new `connect` reads all anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
