@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use aya::maps::SockMap;
 use mirador_ebpf_shared::{Instance, Kind, listener_index};
+use mirador_service::cause::chain;
 use mirador_service::drain::Drain;
 use mirador_service::metrics::Registry;
 use mirador_transport::receiver::Receiver;
@@ -182,7 +183,7 @@ fn serve(
     let ebpf = &mut programs.ebpf;
     let directory = Arc::new(Directory::new(programs.pods.path.clone()));
     let mut heartbeat: Owned<u64> = take(ebpf, "HEARTBEAT")?;
-    let failed = |error: aya::maps::MapError| Failure::new("maps_refused", load::chain(&error));
+    let failed = |error: aya::maps::MapError| Failure::new("maps_refused", chain(&error));
     let (grpc, http) = (receiver.grpc_addr(), receiver.http_addr());
     let (ipv4, ipv6) = addresses(config, grpc.ip());
     if ipv4.is_none() && ipv6.is_none() {
@@ -212,7 +213,7 @@ fn serve(
     let mut tasks = JoinSet::new();
     tasks.spawn(watch::beat(heartbeat, INSTANCE, config.heartbeat_max_age, drain.clone()));
     if config.debug {
-        let log = aya_log::EbpfLogger::init(ebpf).map_err(|error| Failure::new("maps_refused", load::chain(&error)))?;
+        let log = aya_log::EbpfLogger::init(ebpf).map_err(|error| Failure::new("maps_refused", chain(&error)))?;
         tasks.spawn(watch::log(log));
     }
     let (settings, rules) = (take(ebpf, "CONFIG")?, take(ebpf, "POD")?);

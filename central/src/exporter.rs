@@ -12,7 +12,7 @@ pub mod victoriatraces;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mirador_otlp::Request;
 use mirador_transport::{Accepted, Refusal};
@@ -102,9 +102,4 @@ pub fn answer(stored: Result<(), ExportError>, items: u64) -> Result<Accepted, R
 /// Whether `bytes` is an id of OTLP: of this length and not all zero.
 pub(crate) fn is_id(bytes: &[u8], length: usize) -> bool {
     bytes.len() == length && bytes.iter().any(|&byte| byte != 0)
-}
-
-/// The clock of the exporters.
-pub(crate) fn unix_nanos() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
 }

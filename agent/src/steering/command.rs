@@ -4,7 +4,8 @@ use aya::programs::loaded_programs;
 
 use super::config::SteeringConfig;
 use super::ladder::Ladder;
-use super::load::{chain, climb};
+use super::load::climb;
+use mirador_service::cause::chain;
 
 /// How far an agent with this configuration would get, up to the programs being taken by the kernel.
 /// Nothing is attached.

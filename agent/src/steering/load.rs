@@ -13,6 +13,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramType,
 use aya::sys::is_program_supported;
 use aya::{Ebpf, EbpfLoader};
 use mirador_ebpf_shared::{Address, Config, Introduction, Kind, Rule};
+use mirador_service::cause::chain;
 
 use super::cgroup::{self, Cgroup};
 use super::config::{PodsMode, SteeringConfig};
@@ -309,18 +310,6 @@ pub(super) type Owned<T> = Array<MapData, T>;
 
 fn named(reason: &'static str, failure: Failure) -> Failure {
     Failure { reason, ..failure }
-}
-
-/// An error and what it comes from, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += ": ";
-        text += &error.to_string();
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }
 
 /// What the verifier says last is what it has stopped at.

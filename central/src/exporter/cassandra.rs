@@ -80,7 +80,7 @@ impl Cassandra {
 
     async fn write(&self, request: &Request) -> Result<(), ExportError> {
         let connected = self.connection.get()?;
-        let now = Duration::from_nanos(super::unix_nanos());
+        let now = Duration::from_nanos(crate::clock::unix_nano());
         let read = row::read(request, &self.config, now);
         let rows = read.rows.len() as u64;
         let batches = by_partition(read.rows);

@@ -250,7 +250,7 @@ fn reader(path: &Path) -> anyhow::Result<Connection> {
 impl TraceStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
         Box::pin(async move {
-            let (rows, rejected) = rows::spans(request, super::unix_nanos());
+            let (rows, rejected) = rows::spans(request, crate::clock::unix_nano());
             self.write(Data::Spans(rows)).await?;
             if rejected == 0 {
                 return Ok(());
@@ -265,7 +265,7 @@ impl TraceStore for Embedded {
 
 impl LogStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
-        Box::pin(async move { self.write(Data::Logs(rows::logs(request, super::unix_nanos()))).await })
+        Box::pin(async move { self.write(Data::Logs(rows::logs(request, crate::clock::unix_nano()))).await })
     }
 }
 

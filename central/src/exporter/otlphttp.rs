@@ -19,9 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExportError, LogStore, Stored, TraceStore};
 pub use post::{Answer, Poster};
-pub(in crate::exporter) use post::{
-    chain, client, configured, http_url, kind, printable, read_capped, retry_after, shown,
-};
+pub(in crate::exporter) use post::{client, configured, http_url, kind, printable, read_capped, retry_after, shown};
 
 /// Sections `exporters.otlphttp_traces` and `exporters.otlphttp_logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

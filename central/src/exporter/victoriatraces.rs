@@ -150,7 +150,7 @@ impl VictoriaTraces {
         if request.items() == 0 {
             return Ok(());
         }
-        let now = super::unix_nanos();
+        let now = crate::clock::unix_nano();
         let kept = self.config.kept(now);
         if mend::is_sound(request, &kept) {
             return self.poster.post(request.bytes().clone()).await.map(drop);

@@ -26,7 +26,7 @@ pub use prior::Prior;
 pub use settings::{Direction, Preset, Settings};
 pub use verdict::{Expected, Feature, Reason, Side, Status, Verdict};
 
-use episode::Episode;
+use episode::{Episode, Judged};
 use profile::Profile;
 use sample::Sample;
 use tail::Tail;
@@ -215,7 +215,8 @@ impl Detector {
         }
         let score = verdict.score.unwrap_or_default();
         let threshold = self.threshold(settings);
-        verdict.episode = self.episode.step(settings, unix_nano, score, verdict.is_anomaly, threshold);
+        verdict.episode =
+            self.episode.step(settings, Judged { at: unix_nano, score, anomalous: verdict.is_anomaly, threshold });
         self.learn(settings, unix_nano, value, (&features, &positions));
         self.last = Said::of(&verdict);
         verdict
@@ -426,7 +427,8 @@ impl Detector {
             (verdict.expected, verdict.reason) = (Some(reason.expected), Some(reason));
         }
         if !late {
-            verdict.episode = self.episode.step(settings, unix_nano, score, verdict.is_anomaly, threshold);
+            verdict.episode =
+                self.episode.step(settings, Judged { at: unix_nano, score, anomalous: verdict.is_anomaly, threshold });
         }
         verdict
     }

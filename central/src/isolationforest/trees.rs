@@ -37,7 +37,7 @@ mod rows;
 mod scale;
 mod tree;
 
-pub use depth::{average_path, average_path_exact};
+pub use depth::average_path;
 pub use forest::{Forest, Mode, Settings, SettingsError};
 pub use rows::{Rows, RowsError};
 

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod cause;
 pub mod cli;
 pub mod config;
 pub mod drain;

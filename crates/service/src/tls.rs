@@ -203,22 +203,14 @@ impl Connector {
     /// # Errors
     /// When a file cannot be read or is no certificate or key; the text names the key.
     pub fn new(tls: ClientTls) -> Result<Self, TlsError> {
-        let client = material::client(&tls)?;
-        let mut config = client.config;
-        // Owners are spoken to over HTTP/2 only.
-        config.alpn_protocols = vec![ALPN[0].to_vec()];
-        let kept = Kept { looked: Instant::now(), fingerprint: client.fingerprint, made: Arc::new(config) };
+        let (fingerprint, config) = http2_client(&tls)?;
+        let kept = Kept { looked: Instant::now(), fingerprint, made: Arc::new(config) };
         Ok(Self { tls, kept: Mutex::new(kept) })
     }
 
     /// The settings for the next handshake.
     pub fn config(&self) -> Arc<ClientConfig> {
-        newest(&self.kept, self.tls.reload_interval, "client", || {
-            let client = material::client(&self.tls)?;
-            let mut config = client.config;
-            config.alpn_protocols = vec![ALPN[0].to_vec()];
-            Ok((client.fingerprint, config))
-        })
+        newest(&self.kept, self.tls.reload_interval, "client", || http2_client(&self.tls))
     }
 
     /// The name that the certificate of `host` has to carry.
@@ -229,6 +221,13 @@ impl Connector {
         let name = if self.tls.server_name_override.is_empty() { host } else { &self.tls.server_name_override };
         material::server_name(name)
     }
+}
+
+/// Fingerprint and settings of a client that speaks HTTP/2 only, as owners do.
+fn http2_client(tls: &ClientTls) -> Result<(u64, ClientConfig), TlsError> {
+    let material::Client { fingerprint, mut config } = material::client(tls)?;
+    config.alpn_protocols = vec![ALPN[0].to_vec()];
+    Ok((fingerprint, config))
 }
 
 fn newest<T>(

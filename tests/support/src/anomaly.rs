@@ -2,6 +2,8 @@
 //!
 //! Invariant: the same seed gives the same series. Never: reads a clock.
 
+use crate::shop::Random;
+
 /// A point: nanoseconds since the Unix epoch and the value.
 pub type Point = (u64, f64);
 
@@ -43,8 +45,8 @@ impl Ordinary {
     /// `days` of it with a point every `interval_seconds`.
     pub fn points(self, days: u64, interval_seconds: u64, seed: u64) -> Vec<Point> {
         let count = days * DAY_SECONDS / interval_seconds.max(1);
-        let mut random = Random(seed ^ self as u64);
-        let value = |index: u64, random: &mut Random| {
+        let mut random = Noise(Random::new(seed ^ self as u64));
+        let value = |index: u64, random: &mut Noise| {
             let day = (index * interval_seconds) as f64 / DAY_SECONDS as f64;
             match self {
                 Self::Flat => 42.0,
@@ -113,36 +115,19 @@ pub fn table(points: &[Point]) -> String {
     text
 }
 
-/// `YYYY-MM-DD HH:MM:SS` of seconds since the Unix epoch (Howard Hinnant, "chrono-compatible low-level date
-/// algorithms", `civil_from_days`).
+/// `YYYY-MM-DD HH:MM:SS` of seconds since the Unix epoch.
 fn civil(seconds: u64) -> String {
-    let days = seconds / DAY_SECONDS + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let of_day = seconds % DAY_SECONDS;
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+    let time = jiff::Timestamp::from_second(seconds as i64).expect("the series lie in this century");
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014).
-struct Random(u64);
+/// Numbers that scatter.
+struct Noise(Random);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
+impl Noise {
     /// In (0, 1].
     fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
+        self.0.unit() + f64::EPSILON / 2.0
     }
 
     /// Mean 0, deviation 1 (Box and Muller 1958).

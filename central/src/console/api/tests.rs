@@ -15,9 +15,10 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use prost::Message;
 use serde_json::{Value, json};
 
+use crate::clock::unix_nano;
 use crate::console::{Config, Console};
 use crate::exporter::embedded::{self, Embedded};
-use crate::exporter::{LogStore, MetricStore, TraceStore, unix_nanos};
+use crate::exporter::{LogStore, MetricStore, TraceStore};
 use crate::series::{LabelSet, STALE_NAN, Series, SeriesBatch};
 
 const HTML: &str = "<script>alert(1)</script>";
@@ -39,7 +40,7 @@ fn resource(service: &str) -> Resource {
 }
 
 fn span(trace: u8, id: u8, parent: u8, millis: u64, code: i32) -> Span {
-    let start = unix_nanos() - 60_000_000_000 + u64::from(id) * 1_000_000;
+    let start = unix_nano() - 60_000_000_000 + u64::from(id) * 1_000_000;
     Span {
         trace_id: vec![trace; 16],
         span_id: vec![id; 8],
@@ -63,7 +64,7 @@ fn spans(service: &str, spans: Vec<Span>) -> Request {
 
 fn logs(service: &str, records: &[(&str, i32, u8)]) -> Request {
     let log_records = records.iter().map(|&(body, severity_number, trace)| LogRecord {
-        time_unix_nano: unix_nanos() - 1_000_000_000,
+        time_unix_nano: unix_nano() - 1_000_000_000,
         severity_number,
         body: Some(text(body)),
         trace_id: if trace == 0 { Vec::new() } else { vec![trace; 16] },
@@ -77,7 +78,7 @@ fn logs(service: &str, records: &[(&str, i32, u8)]) -> Request {
 
 /// A series with a sample every second, the last one now.
 fn series(labels: &[(&'static str, &str)], values: &[f64]) -> Series {
-    let now = (unix_nanos() / 1_000_000) as i64;
+    let now = (unix_nano() / 1_000_000) as i64;
     let start = now - values.len() as i64 * 1000;
     Series {
         labels: Arc::new(LabelSet::from_sorted(labels.iter().copied())),

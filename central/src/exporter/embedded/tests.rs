@@ -50,8 +50,8 @@ fn span(id: u8) -> Span {
         span_id: vec![id; 8],
         name: "GET /cart".to_owned(),
         kind: 2,
-        start_time_unix_nano: crate::exporter::unix_nanos(),
-        end_time_unix_nano: crate::exporter::unix_nanos() + 1_000_000,
+        start_time_unix_nano: crate::clock::unix_nano(),
+        end_time_unix_nano: crate::clock::unix_nano() + 1_000_000,
         attributes: vec![text("http.route", "/cart/ünïcode")],
         ..Span::default()
     }

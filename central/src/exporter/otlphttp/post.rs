@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzEncoder;
+use mirador_service::cause::chain;
 use mirador_service::metrics::{Counter, Family, Registry};
 use mirador_service::secret::Secret;
 use mirador_service::tls::{self, ClientTls};
@@ -319,15 +320,4 @@ pub(in crate::exporter) fn retry_after(headers: &HeaderMap, now: SystemTime) -> 
 pub(in crate::exporter) fn printable(text: &[u8]) -> String {
     let head = &text[..text.len().min(1024)];
     String::from_utf8_lossy(head).chars().filter(|letter| !letter.is_control()).take(200).collect()
-}
-
-/// An error with its causes. Of a `reqwest::Error` take the URL away first: it may carry a secret.
-pub(in crate::exporter) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -6,15 +6,14 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use mirador_service::cause::chain;
 use mirador_service::metrics::{Counter, Family, Labels, Registry};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url};
 
 use super::{Codec, Config};
 use crate::exporter::ExportError;
-use crate::exporter::otlphttp::{
-    chain, client, configured, http_url, kind, printable, read_capped, retry_after, shown,
-};
+use crate::exporter::otlphttp::{client, configured, http_url, kind, printable, read_capped, retry_after, shown};
 
 /// How much of an answer is read for the log.
 const ANSWER: usize = 1024;

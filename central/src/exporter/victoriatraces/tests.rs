@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 
 use super::*;
-use crate::exporter::unix_nanos;
+use crate::clock::unix_nano;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -20,7 +20,7 @@ const TRACE_HEX: &str = "abababababababababababababababab";
 
 /// A sound span of a millisecond.
 fn span(name: &str) -> Span {
-    let start = unix_nanos() - 60_000_000_000;
+    let start = unix_nano() - 60_000_000_000;
     Span {
         trace_id: TRACE.to_vec(),
         span_id: NEXT.fetch_add(1, Ordering::SeqCst).to_be_bytes().to_vec(),
@@ -79,7 +79,7 @@ async fn a_sound_request_is_forwarded_byte_for_byte() {
         (seen.bytes, seen.spans, seen.content_type.as_str()),
         (request.bytes().len(), 2, "application/x-protobuf")
     );
-    assert!(mend::is_sound(&request, &Config::default().kept(unix_nanos())));
+    assert!(mend::is_sound(&request, &Config::default().kept(unix_nano())));
 }
 
 #[tokio::test]

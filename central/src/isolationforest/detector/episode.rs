@@ -64,37 +64,32 @@ pub(crate) struct Episode {
     pub(crate) is_high: bool,
 }
 
+/// A score and what became of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judged {
+    /// The point's time, unix nanoseconds.
+    pub(crate) at: u64,
+    pub(crate) score: f64,
+    /// Above all gates.
+    pub(crate) anomalous: bool,
+    /// What the score was held against.
+    pub(crate) threshold: f64,
+}
+
 impl Episode {
-    /// Takes a score and what became of it: `anomalous` above all gates, and the threshold that it was held against.
-    pub(crate) fn step(
-        &mut self,
-        settings: &Settings,
-        at: u64,
-        score: f64,
-        anomalous: bool,
-        threshold: f64,
-    ) -> Option<EpisodeChange> {
-        self.recent = self.recent << 1 & 0b111 | u8::from(anomalous);
-        let change = if self.is_open {
-            self.go_on(settings, at, score, anomalous, threshold)
-        } else {
-            self.open(settings, at, score, anomalous, threshold)
-        };
-        self.since = if anomalous && self.is_open { 0 } else { self.since.saturating_add(1) };
-        if anomalous && self.is_open {
-            self.last_at = at;
+    /// Takes the next point.
+    pub(crate) fn step(&mut self, settings: &Settings, judged: Judged) -> Option<EpisodeChange> {
+        self.recent = self.recent << 1 & 0b111 | u8::from(judged.anomalous);
+        let change = if self.is_open { self.go_on(settings, judged) } else { self.open(settings, judged) };
+        self.since = if judged.anomalous && self.is_open { 0 } else { self.since.saturating_add(1) };
+        if judged.anomalous && self.is_open {
+            self.last_at = judged.at;
         }
         change
     }
 
-    fn open(
-        &mut self,
-        settings: &Settings,
-        at: u64,
-        score: f64,
-        anomalous: bool,
-        threshold: f64,
-    ) -> Option<EpisodeChange> {
+    fn open(&mut self, settings: &Settings, judged: Judged) -> Option<EpisodeChange> {
+        let Judged { at, score, anomalous, threshold } = judged;
         let sure = score >= threshold + settings.open_margin || self.recent.count_ones() >= 2;
         let refractory = self.opened_at > 0
             && (self.since < settings.refractory_points || at.saturating_sub(self.last_at) < settings.refractory_nanos)
@@ -107,14 +102,8 @@ impl Episode {
         Some(self.change(EpisodeKind::Opened, at))
     }
 
-    fn go_on(
-        &mut self,
-        settings: &Settings,
-        at: u64,
-        score: f64,
-        anomalous: bool,
-        threshold: f64,
-    ) -> Option<EpisodeChange> {
+    fn go_on(&mut self, settings: &Settings, judged: Judged) -> Option<EpisodeChange> {
+        let Judged { at, score, anomalous, threshold } = judged;
         self.points = self.points.saturating_add(u32::from(anomalous));
         self.calm = if score < threshold - settings.close_margin || !anomalous && self.calm > 0 {
             self.calm.saturating_add(1)

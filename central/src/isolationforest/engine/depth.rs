@@ -7,6 +7,7 @@
 //!
 //! Never: allocates, depends on the order of evaluation across machines (fixed lanes of f32).
 
+use std::f64::consts::EULER_GAMMA;
 use std::sync::LazyLock;
 
 /// Sample sizes up to here have their average depth in a table.
@@ -26,13 +27,13 @@ static AVERAGE_DEPTHS: LazyLock<Vec<f64>> = LazyLock::new(|| {
     table
 });
 
-/// `c(n)`: the average depth of an unsuccessful search among `n` points, with exact harmonic numbers up to
-/// 1025 points and Euler's approximation beyond.
+/// `c(n) = 2 H(n-1) - 2 (n-1)/n`: the average depth of an unsuccessful search among `n` points (Liu, Ting, Zhou
+/// 2008, equation 1), with harmonic numbers H that are summed up to 1025 points and expanded to 1/n² beyond.
 pub fn average_depth(points: usize) -> f64 {
-    const EULER: f64 = 0.577_215_664_901_532_9;
     AVERAGE_DEPTHS.get(points).copied().unwrap_or_else(|| {
-        let points = points as f64;
-        2.0 * ((points - 1.0).ln() + EULER) - 2.0 * (points - 1.0) / points
+        let last = (points - 1) as f64;
+        let harmonic = last.ln() + EULER_GAMMA + 1.0 / (2.0 * last) - 1.0 / (12.0 * last * last);
+        2.0 * harmonic - 2.0 * last / points as f64
     })
 }
 

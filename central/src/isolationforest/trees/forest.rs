@@ -2,7 +2,8 @@
 //!
 //! Never: changes after it has grown. Invariant: `score` and `score_batch` agree to the last bit.
 
-use super::depth::{average_path, average_path_exact};
+use super::super::engine::average_depth;
+use super::depth::average_path;
 use super::grow::{Grower, Sample, Shape};
 use super::random::Random;
 use super::rank::{self, Ranks};
@@ -145,7 +146,7 @@ impl Forest {
             Grower::new(Sample { values: &values, width: rows.width() }, shape, random).grow(&mut picked)
         });
         let trees = trees.collect();
-        let unit = if range_aware { average_path_exact(sample.max(2)) } else { average_path(sample.max(2)) };
+        let unit = if range_aware { average_depth(sample.max(2)) } else { average_path(sample.max(2)) };
         let constants = if range_aware { constants(&rows, &scales) } else { Box::default() };
         let mut forest = Self { mode: settings.mode, scales, constants, trees, per_depth: 1.0 / unit, ranks: None };
         if settings.mode == Mode::Combined {

@@ -4,7 +4,8 @@
 //! Features are drawn uniformly among those that vary in the node, thresholds uniformly in `[least, most)`, as the
 //! paper and scikit-learn have it. Never: splits a feature that does not vary, leaves a side empty.
 
-use super::depth::{average_path, average_path_exact};
+use super::super::engine::average_depth;
+use super::depth::average_path;
 use super::random::Random;
 use super::tree::{Leaf, Node, Tree};
 
@@ -134,7 +135,7 @@ impl<'a> Grower<'a> {
         let below = self.shape.levels - place.level;
         let depth = if self.shape.range_aware {
             // With the row itself there is one more; what only leads on is counted by the descent and taken back.
-            average_path_exact(rows.len() + 1) - f64::from(below)
+            average_depth(rows.len() + 1) - f64::from(below)
         } else if rows.len() == self.sample.values.len() / self.sample.width && rows.len() == 1 {
             // A single row is as deep as average: 0.5, as in scikit-learn.
             1.0

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::engine::average_depth;
 use super::*;
 
 const MODES: [Mode; 4] = [Mode::Classic, Mode::RangeAware, Mode::Density, Mode::Combined];
@@ -29,7 +30,7 @@ fn cloud(rows: usize, width: usize, seed: u64) -> Vec<f64> {
 fn depth_of(points: &[f64], query: f64) -> f64 {
     let settings = Settings { mode: Mode::RangeAware, trees: 10_000, sample: points.len(), depth: Some(9) };
     let forest = fit(points, 1, &settings, 3);
-    -forest.score(&[query]).log2() * average_path_exact(points.len())
+    -forest.score(&[query]).log2() * average_depth(points.len())
 }
 
 /// The closed form in one dimension: a gap's cut lies on the query's path when it rings before all nearer gaps.
@@ -62,10 +63,10 @@ fn the_average_path_has_the_values_of_the_paper_and_of_scikit_learn() {
         (1024, 13.01835, 13.01737),
     ];
     for (points, exact, logarithm) in truths {
-        assert!((average_path_exact(points) - exact).abs() < 6e-6, "{points}: {}", average_path_exact(points));
+        assert!((average_depth(points) - exact).abs() < 6e-6, "{points}: {}", average_depth(points));
         assert!((average_path(points) - logarithm).abs() < 6e-6, "{points}: {}", average_path(points));
     }
-    for average in [average_path, average_path_exact] {
+    for average in [average_path, average_depth] {
         assert_eq!([0, 1, 2].map(|points| average(points).to_bits()), [0.0, 0.0, 1.0_f64].map(f64::to_bits));
     }
 }
@@ -96,7 +97,7 @@ fn a_gap_between_two_modes_and_the_far_outside_agree_with_the_closed_form() {
     let settings = Settings { mode: Mode::RangeAware, trees: 4000, sample: 90, depth: Some(12) };
     let forest = fit(&points, 1, &settings, 4);
     for query in [-2.5, 1.0, 3.9, 12.0, 40.0] {
-        let (trees, exact) = (-forest.score(&[query]).log2() * average_path_exact(90), closed_form(&points, query));
+        let (trees, exact) = (-forest.score(&[query]).log2() * average_depth(90), closed_form(&points, query));
         assert!((trees / exact - 1.0).abs() < 0.03, "{query}: {trees}, not {exact}");
     }
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use mirador_service::cause::chain;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -134,19 +135,4 @@ impl Contact {
     pub(super) fn take_retry_after(&self) -> Duration {
         Duration::from_millis(self.retry_after.swap(0, Ordering::AcqRel))
     }
-}
-
-/// An error with its causes, which the outer ones do not repeat.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

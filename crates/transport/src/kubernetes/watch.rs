@@ -15,11 +15,12 @@ use kube::core::Status;
 use kube::runtime::watcher::{self, Error, ListSemantic, watcher};
 use kube::{Api, Client, Resource};
 use mirador_service::backoff::{Backoff, RetryConfig};
+use mirador_service::cause::chain;
 use mirador_service::metrics::Registry;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::api::{ApiConfig, Contact, chain};
+use super::api::{ApiConfig, Contact};
 use super::metrics::Metrics;
 
 /// Failures in a row after which a watch is not resumed but started anew.

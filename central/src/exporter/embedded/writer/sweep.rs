@@ -74,7 +74,7 @@ impl Sweep {
     }
 
     fn delete(&mut self, connection: &mut Connection, meters: &Meters) -> rusqlite::Result<Swept> {
-        let now = crate::exporter::unix_nanos() as i64;
+        let now = crate::clock::unix_nano() as i64;
         let oldest = now.saturating_sub(i64::try_from(self.bounds.retention.as_nanos()).unwrap_or(i64::MAX));
         let aged = delete_before(connection, oldest, ROWS)?;
         meters.expired("age", aged.rows());

@@ -3,7 +3,7 @@
 use mirador_service::metrics::Registry;
 
 use super::*;
-use crate::exporter::unix_nanos;
+use crate::clock::unix_nano;
 use crate::series::{LabelSet, Series};
 
 struct Setup {
@@ -33,7 +33,7 @@ fn log(id: u64, bytes: usize, age: Duration) -> LogRow {
     name[..8].copy_from_slice(&id.to_be_bytes());
     LogRow {
         id: name,
-        time_nanos: unix_nanos() as i64 - age.as_nanos() as i64,
+        time_nanos: unix_nano() as i64 - age.as_nanos() as i64,
         service: "cart".to_owned(),
         severity: 9,
         severity_text: String::new(),
@@ -48,7 +48,7 @@ fn log(id: u64, bytes: usize, age: Duration) -> LogRow {
 }
 
 fn samples(name: &str, age: Duration) -> Data {
-    let time = (unix_nanos() / 1_000_000) as i64 - age.as_millis() as i64;
+    let time = (unix_nano() / 1_000_000) as i64 - age.as_millis() as i64;
     let labels = Arc::new(LabelSet::from_sorted([("__name__", name)]));
     Data::Samples(Arc::new(SeriesBatch { series: vec![Series::sample(labels, time, 1.0)] }))
 }

@@ -126,7 +126,7 @@ async fn a_resource_that_is_too_large_for_any_row_keeps_its_service_name() {
 async fn times_outside_the_retention_are_told_and_long_spans_across_its_border_are_kept() {
     let setup = setup().await;
     setup.server.set_limits(|limits| limits.retention = Duration::from_hours(7 * 24));
-    let now = unix_nanos();
+    let now = unix_nano();
     let at =
         |start: u64, end: u64, name: &str| Span { start_time_unix_nano: start, end_time_unix_nano: end, ..span(name) };
     let spans = vec![
@@ -218,7 +218,7 @@ proptest! {
         spans in proptest::collection::vec(any_span(), 1..4),
     ) {
         let request = of_resource(resource, scope, spans.clone());
-        let (now, config) = (unix_nanos(), Config::default());
+        let (now, config) = (unix_nano(), Config::default());
         let kept = config.kept(now);
         // Views and decoded messages are measured alike.
         let of = request.resource_spans().next().unwrap();

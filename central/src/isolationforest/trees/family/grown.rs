@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::super::depth::average_path_exact;
+use super::super::super::engine::average_depth;
 use super::super::tree::{BLOCK, LANES, Leaf, Node, Sums, Tree};
 
 /// A feature of a row: 0 when it is missing or not finite, and never the negative zero, which compares apart.
@@ -31,7 +31,7 @@ impl Grown {
     }
 
     pub(super) fn new(width: usize, sample: usize, trees: Box<[Arc<Tree>]>, constants: Box<[(u32, f32)]>) -> Self {
-        Self { width, sample, trees, constants, per_depth: 1.0 / average_path_exact(sample.max(2)) }
+        Self { width, sample, trees, constants, per_depth: 1.0 / average_depth(sample.max(2)) }
     }
 
     /// The same with some trees replaced; places beyond the end must come in order.
