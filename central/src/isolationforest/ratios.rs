@@ -103,7 +103,7 @@ impl Ratios {
             let share = errors / calls;
             // One error and one success on top: a share of few calls is never known to be 0 or 1.
             let usual = (ratio.detector.median().clamp(0.0, 1.0) * calls + 1.0) / (calls + 2.0);
-            let noise = (NOISE * (usual * (1.0 - usual) / calls).sqrt()).max(1.5 / calls).min(0.9);
+            let noise = (NOISE * (usual * (1.0 - usual) / calls).sqrt()).max(1.5 / calls);
             let verdict = ratio.detector.observe_noisy(settings, None, ratio.time, share, noise);
             let millis = (ratio.time / 1_000_000) as i64;
             out.push(labels, millis, verdict.score.unwrap_or(0.0));
@@ -186,4 +186,32 @@ fn labels(score: &LabelSet, without: &str) -> Labels {
         _ => (name, value),
     });
     Labels::new(LabelSet::from_sorted(pairs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Anomalies at each step of `(calls, errors)`, a second apart.
+    fn judged(steps: impl IntoIterator<Item = (f64, f64)>) -> Vec<u64> {
+        let labels = Labels::new(LabelSet::from_sorted([("__name__", SCORE), ("metric", "shop_calls_total")]));
+        let (settings, mut ratios) = (Settings::default(), Ratios::default());
+        let mut judge = |(step, (calls, errors)): (u64, (f64, f64))| {
+            for (count, failed) in [(calls - errors, false), (errors, true)] {
+                let time = (1_000_000 + step) * 1_000_000_000;
+                let grown = Grown { time, count, failed, label: "status_code", score_labels: &labels };
+                ratios.add(&settings, 1, grown);
+            }
+            ratios.judge((&settings, 0), &mut Output::default(), &mut Vec::new())
+        };
+        (0..).zip(steps).map(&mut judge).collect()
+    }
+
+    #[test]
+    fn one_failure_among_one_or_two_calls_is_no_anomaly_and_a_burst_is() {
+        let healthy = std::iter::repeat_n((1.0, 0.0), 200);
+        assert_eq!(judged(healthy.clone().chain([(1.0, 1.0), (2.0, 2.0)])).iter().sum::<u64>(), 0);
+        let burst = judged(healthy.chain([(12.0, 12.0)]));
+        assert_eq!((burst.iter().sum::<u64>(), burst.last()), (1, Some(&1)));
+    }
 }
