@@ -39,6 +39,13 @@ fn objects() -> Value {
             "spec": {"containers": [{"name": "main", "image": "registry.local/shop/app:1"}]},
         })
     };
+    // A selector, because the scheduler may know some of the nodes later than others.
+    let on_node = |app: &str, node: &str| {
+        let mut template = template(app);
+        template["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": app, "namespace": "mirador"},
+            "spec": {"replicas": 10, "selector": {"matchLabels": {"app": app}}, "template": template}})
+    };
     let (rbac, here) = ("rbac.authorization.k8s.io/v1", json!({"name": "agent", "namespace": "mirador"}));
     json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mirador"}},
@@ -53,8 +60,7 @@ fn objects() -> Value {
         {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "graph", "namespace": "mirador"},
             "spec": {"serviceName": "graph", "replicas": 3, "podManagementPolicy": "Parallel",
                 "selector": {"matchLabels": {"app": "graph"}}, "template": template("graph")}},
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "mirador"},
-            "spec": {"replicas": 30, "selector": {"matchLabels": {"app": "web"}}, "template": template("web")}},
+        on_node("web", "node-1"), on_node("jobs", "node-2"),
     ]})
 }
 
@@ -103,6 +109,19 @@ impl Cluster {
         let page = self.registry.encode();
         let lines = page.lines().filter(|line| line.starts_with(start));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    /// Every pod, once those that were scaled away are gone and each has its address.
+    async fn settled_pods(&self) -> Vec<Value> {
+        for _ in 0..120 {
+            let mut pods = self.plane.get(&["pods", "-A"]).await.unwrap();
+            let Value::Array(pods) = pods["items"].take() else { panic!("a list has items") };
+            if pods.len() == 22 && pods.iter().all(|pod| pod["status"]["podIP"].is_string()) {
+                return pods;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        panic!("waited in vain: ten pods of each deployment and two of the set");
     }
 
     async fn allowed(&self, verb: &str, what: &str) -> bool {
@@ -173,12 +192,13 @@ async fn attributes_are_right(cluster: &Cluster) {
     let mut config = kubernetes::Config { api: cluster.api.clone(), ..kubernetes::Config::default() };
     config.filter.node = Some("node-1".to_owned());
     config.pod_delete_grace = Duration::ZERO;
-    cluster.plane.kubectl(["rollout", "status", "-n", "mirador", "deployment/web", "--timeout=60s"]).await.unwrap();
+    for deployment in ["deployment/web", "deployment/jobs"] {
+        cluster.plane.kubectl(["rollout", "status", "-n", "mirador", deployment, "--timeout=60s"]).await.unwrap();
+    }
     let attributes = K8sAttributes::start(&config, &cluster.registry, &Health::new());
-    let pods = cluster.plane.get(&["pods", "-A"]).await.unwrap();
-    let pods: Vec<&Value> = pods["items"].as_array().unwrap().iter().collect();
+    let pods = cluster.settled_pods().await;
     let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == "node-1").count();
-    assert!(here >= 5, "the scheduler spreads pods");
+    assert!((10..=12).contains(&here), "{here} pods: those of web, and of graph as the scheduler likes");
     until("the node's pods are known", || cluster.metric("mirador_k8sattributes_pods") == here as u64).await;
     for pod in pods {
         let ip = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
