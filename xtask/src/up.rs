@@ -32,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long)]
     demo: bool,
     /// Visitors a second of the simulated shop.
-    #[arg(long, default_value_t = 5, requires = "demo")]
+    #[arg(long, default_value_t = 40, requires = "demo")]
     visits: u32,
     /// Where data is kept: in one SQLite file, or in VictoriaMetrics, Cassandra and a trace store that are
     /// started on loopback (and built first, when they are not installed).
