@@ -10,7 +10,7 @@ use mirador_support::shop::{Shop, Visit, trace_requests};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use serde_json::json;
 
-use crate::fleet::{Fleet, WAIT};
+use crate::fleet::{Fleet, Traces, WAIT};
 
 const SPANS: usize = 100_000;
 
@@ -66,6 +66,23 @@ async fn red_edges_and_traces_of_100_000_spans_over_two_agents_equal_the_offline
         conserved(agent).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_the_contract_of_victoriatraces_has_every_span_once() -> Result<()> {
+    let traces = Traces::victoria().await?;
+    let fleet = Fleet::before(traces, json!({}), 1, [json!({}), json!({}), json!({})]).await?;
+    let requests = shop_requests(12, 5000)?;
+    let sender = fleet.sender(0)?;
+    for request in &requests {
+        sender.traces(request).await?;
+    }
+    every_sampled_trace_is_complete(&fleet, &requests).await?;
+    for reason in ["mended", "unstorable"] {
+        let name = format!("mirador_victoriatraces_{reason}_spans_total");
+        ensure!(fleet.servicegraph.metric(&name, &[]).await? == 0.0, "{name}: the shop's spans are sound");
+    }
+    fleet.wait_for_red(&oracle::red(&requests)).await
 }
 
 /// A spread sample of the traces: each is stored with exactly the spans that were sent.

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use serde_json::json;
 
 use crate::exact::{conserved, shop_requests};
-use crate::fleet::{Fleet, WAIT};
+use crate::fleet::{Fleet, Traces, WAIT};
 
 /// Sends one request after the other until each is acknowledged, however often it takes.
 async fn insist(fleet: &Fleet, agent: usize, requests: &[ExportTraceServiceRequest]) -> Result<()> {
@@ -45,15 +45,16 @@ async fn an_agent_that_is_asked_to_end_loses_nothing_that_it_has_acknowledged() 
 async fn a_trace_store_that_is_away_for_a_while_costs_no_acknowledged_span_and_no_number() -> Result<()> {
     // Halves of an edge come in on both sides of the absence: they have to wait for each other longer than it lasts.
     let graph = json!({
-        "exporters": {"otlphttp_traces": {"timeout": "1s"}, "retry_on_failure": {"max_elapsed_time": "300ms"}},
+        "exporters": {"retry_on_failure": {"max_elapsed_time": "300ms"}},
         "servicegraph": {"store": {"ttl": "45s"}},
     });
-    let fleet = Fleet::start(1, json!({}), graph).await?;
+    let traces = Traces::start().await?;
+    let fleet = Fleet::before(traces, json!({"timeout": "1s"}), 1, [json!({}), graph, json!({})]).await?;
     // Its memory would be gone with it: pausing leaves what it has acknowledged.
     let requests = shop_requests(22, 3000)?;
     let third = requests.len() / 3;
     insist(&fleet, 0, &requests[..third]).await?;
-    fleet.traces.pause();
+    fleet.traces.process().pause();
     let resumed = Arc::new(AtomicBool::new(false));
     let sender = fleet.sender(0)?;
     let (waiting, middle) = (Arc::clone(&resumed), requests[third..2 * third].to_vec());
@@ -77,7 +78,7 @@ async fn a_trace_store_that_is_away_for_a_while_costs_no_acknowledged_span_and_n
     })
     .await?;
     resumed.store(true, Ordering::SeqCst);
-    fleet.traces.resume();
+    fleet.traces.process().resume();
     let acknowledged_while_away = sending.await??;
     ensure!(acknowledged_while_away == 0, "{acknowledged_while_away} requests were acknowledged without a store");
     insist(&fleet, 0, &requests[2 * third..]).await?;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use mirador_support::backends::Server;
 use mirador_support::backends::client::until;
-use mirador_support::backends::jaeger::Jaeger;
+use mirador_support::backends::jaeger::{Jaeger, TraceQuery};
 use mirador_support::backends::victoriametrics::VictoriaMetrics;
+use mirador_support::backends::victoriatraces::{TraceStore, VictoriaTraces};
 use mirador_support::node::Node;
 use mirador_support::oracle::{BOUNDS_MS, Edge, EdgeKey, Red, RedKey};
 use mirador_support::shop::Sender;
@@ -15,13 +17,64 @@ use serde_json::{Value, json};
 /// Long enough for a machine that builds at the same time; a condition ends the wait much earlier.
 pub(crate) const WAIT: Duration = Duration::from_secs(180);
 
+/// Where a fleet keeps its traces.
+pub(crate) enum Traces {
+    /// A Jaeger, with its traces in memory.
+    Jaeger(Box<Jaeger>),
+    /// VictoriaTraces, or what keeps its contract.
+    Victoria(TraceStore),
+}
+
+impl Traces {
+    /// A program of its own: VictoriaTraces where this machine has it, else a Jaeger.
+    pub(crate) async fn start() -> Result<Self> {
+        Ok(match VictoriaTraces::program()? {
+            Some(_) => Self::victoria().await?,
+            None => Self::Jaeger(Box::new(Jaeger::start().await?)),
+        })
+    }
+
+    /// VictoriaTraces where this machine has it, else what keeps its contract.
+    pub(crate) async fn victoria() -> Result<Self> {
+        Ok(Self::Victoria(TraceStore::start().await?))
+    }
+
+    /// The exporter's section that sends there, with `over` laid over it.
+    pub(crate) fn exporter(&self, over: Value) -> Value {
+        let (name, endpoint) = match self {
+            Self::Jaeger(jaeger) => ("otlphttp_traces", format!("{}/v1/traces", jaeger.otlp_url())),
+            Self::Victoria(store) => ("victoriatraces", store.insert_url()),
+        };
+        let mut section = json!({"endpoint": endpoint});
+        merge(&mut section, over);
+        json!({name: section})
+    }
+
+    /// What it has stored.
+    pub(crate) fn query(&self) -> &TraceQuery {
+        match self {
+            Self::Jaeger(jaeger) => jaeger.query(),
+            Self::Victoria(store) => store.query(),
+        }
+    }
+
+    /// Its process, to be paused.
+    pub(crate) fn process(&self) -> &Server {
+        match self {
+            Self::Jaeger(jaeger) => jaeger,
+            Self::Victoria(TraceStore::Real(real)) => real,
+            Self::Victoria(TraceStore::StandIn(_)) => panic!("a stand-in is no process"),
+        }
+    }
+}
+
 /// The processes, in the order in which they may be dropped.
 pub(crate) struct Fleet {
     pub(crate) agents: Vec<Node>,
     pub(crate) servicegraph: Node,
     pub(crate) spanmetrics: Node,
     pub(crate) forests: Vec<Node>,
-    pub(crate) traces: Jaeger,
+    pub(crate) traces: Traces,
     pub(crate) metrics: VictoriaMetrics,
 }
 
@@ -39,7 +92,18 @@ impl Fleet {
 
     /// As [`Self::start`]; `red` is laid over the configuration of spanmetrics.
     pub(crate) async fn start_with(agents: usize, agent: Value, graph: Value, red: Value) -> Result<Self> {
-        let (metrics, traces) = tokio::try_join!(VictoriaMetrics::start(), Jaeger::start())?;
+        Self::before(Traces::start().await?, json!({}), agents, [agent, graph, red]).await
+    }
+
+    /// Starts everything before `traces`; `store` is laid over the section that sends there, the others over
+    /// the configurations of agent, servicegraph and spanmetrics.
+    pub(crate) async fn before(
+        traces: Traces,
+        store: Value,
+        agents: usize,
+        [agent, graph, red]: [Value; 3],
+    ) -> Result<Self> {
+        let metrics = VictoriaMetrics::start().await?;
         let mut forests = Vec::new();
         for _ in 0..3 {
             let config = json!({
@@ -50,9 +114,10 @@ impl Fleet {
         }
         let forest = owners(&forests.iter().collect::<Vec<_>>());
         let mut graph_config = json!({
-            "exporters": {"otlphttp_traces": {"endpoint": format!("{}/v1/traces", traces.otlp_url())}, "metrics": forest},
+            "exporters": {"metrics": forest},
             "servicegraph": {"metrics_flush_interval": "250ms", "store": {"ttl": "15s"}},
         });
+        merge(&mut graph_config["exporters"], traces.exporter(store));
         merge(&mut graph_config, graph);
         let servicegraph = Node::central("servicegraph", graph_config).await?;
         let mut red_config =
