@@ -31,6 +31,15 @@ fn shop_groups(seed: u64, spans: usize) -> Result<Vec<Vec<ExportTraceServiceRequ
     Ok(groups)
 }
 
+/// The requests of [`shop_groups`] in two parts. No trace is in both: however long a test takes between them, no half
+/// of an edge waits for the other meanwhile.
+pub(crate) fn shop_halves(seed: u64, spans: usize) -> Result<[Vec<ExportTraceServiceRequest>; 2]> {
+    let groups = shop_groups(seed, spans)?;
+    let (first, second) = groups.split_at(groups.len() / 2);
+    ensure!(!first.is_empty(), "{spans} spans are one group");
+    Ok([first.concat(), second.concat()])
+}
+
 /// The requests of [`shop_groups`] one after the other.
 pub(crate) fn shop_requests(seed: u64, spans: usize) -> Result<Vec<ExportTraceServiceRequest>> {
     Ok(shop_groups(seed, spans)?.concat())

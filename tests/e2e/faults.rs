@@ -9,7 +9,7 @@ use mirador_support::oracle;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use serde_json::json;
 
-use crate::exact::{conserved, shop_requests};
+use crate::exact::{conserved, shop_halves, shop_requests};
 use crate::fleet::{Fleet, Traces, WAIT};
 
 /// Sends one request after the other until each is acknowledged, however often it takes.
@@ -28,15 +28,15 @@ async fn insist(fleet: &Fleet, agent: usize, requests: &[ExportTraceServiceReque
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_asked_to_end_loses_nothing_that_it_has_acknowledged() -> Result<()> {
     let mut fleet = Fleet::start(1, json!({"red": {"metrics_flush_interval": "1h"}}), json!({})).await?;
-    let requests = shop_requests(21, 4000)?;
-    let half = requests.len() / 2;
-    insist(&fleet, 0, &requests[..half]).await?;
+    let [before, after] = shop_halves(21, 4000)?;
+    insist(&fleet, 0, &before).await?;
     // The window is an hour long: only the drain can have sent it.
     fleet.agents[0].stop().await?;
-    fleet.wait_for_red(&oracle::red(&requests[..half])).await?;
+    fleet.wait_for_red(&oracle::red(&before)).await?;
     fleet.agents[0].restart().await?;
-    insist(&fleet, 0, &requests[half..]).await?;
+    insist(&fleet, 0, &after).await?;
     fleet.agents[0].stop().await?;
+    let requests = [before, after].concat();
     fleet.wait_for_red(&oracle::red(&requests)).await?;
     fleet.wait_for_edges(&oracle::edges(&requests)).await
 }
@@ -90,11 +90,10 @@ async fn a_trace_store_that_is_away_for_a_while_costs_no_acknowledged_span_and_n
 #[tokio::test(flavor = "multi_thread")]
 async fn a_metric_store_that_is_stopped_and_started_again_loses_nothing_that_was_acknowledged() -> Result<()> {
     let mut fleet = Fleet::start(1, json!({}), json!({})).await?;
-    let requests = shop_requests(23, 3000)?;
-    let half = requests.len() / 2;
-    insist(&fleet, 0, &requests[..half]).await?;
+    let [before, after] = shop_halves(23, 3000)?;
+    insist(&fleet, 0, &before).await?;
     fleet.metrics.stop().await?;
-    insist(&fleet, 0, &requests[half..]).await?;
+    insist(&fleet, 0, &after).await?;
     until("a flush to fail", WAIT, async || {
         let mut failed = 0.0;
         for forest in &fleet.forests {
@@ -104,6 +103,7 @@ async fn a_metric_store_that_is_stopped_and_started_again_loses_nothing_that_was
     })
     .await?;
     fleet.metrics.restart().await?;
+    let requests = [before, after].concat();
     fleet.wait_for_red(&oracle::red(&requests)).await?;
     fleet.wait_for_edges(&oracle::edges(&requests)).await
 }

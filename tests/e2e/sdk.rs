@@ -253,7 +253,7 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stock_sdks_send_over_grpc_and_http_adds_up_to_what_was_asked_of_them() -> Result<()> {
-    let pair = Pair::start("10s").await?;
+    let pair = Pair::start("20s").await?;
     let mut application = Application::start(&pair.agent).await?;
     order_everything(&application, async |_| Ok(())).await?;
     // An orderly end sends the last of everything: nothing of it may be missing afterwards.
@@ -271,8 +271,9 @@ async fn what_stock_sdks_send_over_grpc_and_http_adds_up_to_what_was_asked_of_th
 async fn what_stock_sdks_could_not_send_while_central_was_away_arrives_once_by_their_own_retry() -> Result<()> {
     // The halves of an edge come as far apart as the exporters' back-off puts them.
     let mut pair = Pair::start("40s").await?;
-    pair.central.stop().await?;
     let mut application = Application::start(&pair.agent).await?;
+    // Away only while orders are made: what is asked to wait doubles its wait each time.
+    pair.central.stop().await?;
     order_everything(&application, async |_| Ok(())).await?;
     for signal in ["traces", "metrics", "logs"] {
         until(&format!("{signal} to be refused"), WAIT, async || {

@@ -90,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => Cache::locate()?.root().join("state").join("up"),
     };
     fs::create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
-    let lock = File::create(state.join("lock"))?;
+    let lock = File::create(state.join("lock")).with_context(|| format!("cannot write into {}", state.display()))?;
     ensure!(
         lock.try_lock().is_ok(),
         "another `cargo xtask up` uses {}: stop it, or choose another folder with --state",
@@ -104,7 +104,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             })?;
         }
     }
-    let mut build = cargo(["build", "--quiet", "--package", "mirador-agent", "--package", "mirador-central"]);
+    // Not quietly: the first build takes minutes, and cargo shows how far it is.
+    let mut build = cargo(["build", "--package", "mirador-agent", "--package", "mirador-central"]);
     if options.release {
         build.arg("--release");
     }
@@ -172,6 +173,10 @@ async fn until_told(options: &Options, state: &Path, ports: &Ports) -> Result<()
         result = serve(options, state, ports, &mut running) => result,
         () = told.wait() => Ok(()),
     };
+    if let Err(error) = &result {
+        // In short; the end of its log comes last, where it is looked for.
+        eprintln!("up: {}", error.to_string().lines().next().unwrap_or_default().trim_end_matches(':'));
+    }
     eprintln!("up: stopping (once more to stop at once)");
     tokio::select! {
         stopped = running.stop() => stopped?,

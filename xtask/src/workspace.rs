@@ -14,7 +14,7 @@ pub(crate) fn root() -> PathBuf {
 
 /// The cargo that runs us, in the checkout.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = mirador_support::cargo::command();
     cargo.args(arguments).current_dir(root());
     cargo
 }

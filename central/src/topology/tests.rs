@@ -64,7 +64,7 @@ impl Process {
 
     /// Waits for readiness, then sends.
     async fn send(&self, path: &str, body: bytes::Bytes) -> u16 {
-        for _ in 0..600 {
+        for _ in 0..2400 {
             if self.status("readyz").await == 200 {
                 break;
             }

@@ -46,6 +46,11 @@ impl Failed {
         Self { code: EXIT_FAILED, message: format!("{error:#}") }
     }
 
+    /// A failure with an exit code of its own, which the command documents.
+    pub fn coded(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
     /// The exit code.
     pub const fn code(&self) -> u8 {
         self.code

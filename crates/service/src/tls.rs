@@ -146,6 +146,22 @@ impl ClientTls {
     pub fn fixed(&self) -> Result<ClientConfig, TlsError> {
         material::client(self).map(|client| client.config)
     }
+
+    /// Like [`ClientTls::fixed`], for a library that dials addresses and passes no name on: with
+    /// `server_name_override` a certificate has to carry that name, without it the address.
+    ///
+    /// # Errors
+    /// As [`ClientTls::fixed`].
+    pub fn fixed_for_addresses(&self) -> Result<ClientConfig, TlsError> {
+        material::client_of_addresses(self).map(|client| client.config)
+    }
+}
+
+/// Decides which provider of cryptography a library gets that does not say which: the one that everything here names.
+/// Two of them are compiled in (a driver brings another), and without a decision such a library would panic.
+pub fn decide_provider() {
+    // An error says that it has been decided.
+    drop(rustls::crypto::ring::default_provider().install_default());
 }
 
 /// The settings of a client that speaks clear text only: no certificate would be good enough.

@@ -18,8 +18,13 @@
 //! |---|---|---|---|---|
 //! | resolver `k8s` of an exporter | `discovery.k8s.io` | `endpointslices` | `list`, `watch` | Role in the namespace of the service |
 //! | agent, `processors.k8sattributes` | `""` | `pods` | `list`, `watch` | `ClusterRole` (a field selector on the node is no border of rights) |
+//! | the same with a rule `from: namespace` | `""` | `namespaces` | `list`, `watch` | `ClusterRole` |
+//! | the same with a rule `from: node` | `""` | `nodes` | `list`, `watch` | `ClusterRole` |
+//! | agent, `steering.destinations.services` | `""` | `services` by `resourceNames` | `list`, `watch` | Role in the namespace of each |
+//! | agent, `steering.pods.{labels,annotations,namespaces}` | `""` | `pods`, of which only the metadata is asked for | `list`, `watch` | `ClusterRole` |
 //!
-//! Nothing else is asked for: no `get`, no namespaces, nodes, replicasets, leases or secrets.
+//! Nothing else is asked for: no `get`, no replicasets, leases or secrets; of namespaces and nodes only
+//! the metadata ([`Watch::metadata`]).
 //!
 //! Never: writes an object, reads a kubeconfig that it was not told to read, reports a list before it
 //! is complete.

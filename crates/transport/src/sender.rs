@@ -28,6 +28,7 @@ mod gather;
 mod k8s;
 mod link;
 mod metrics;
+mod outage;
 mod owner;
 mod placement;
 mod remember;
@@ -185,7 +186,7 @@ impl Destination {
         }
         let tls = config.encryption().map(|tls| Connector::new(tls.clone()).map(Arc::new)).transpose();
         let tls = tls.map_err(|error| InvalidConfig { name, problems: vec![format!("tls.{error}")] })?;
-        let dial = link::Dial { connection: config.connection.clone(), tls };
+        let dial = link::Dial { destination: name, connection: config.connection.clone(), tls };
         let resolver = config.resolver.clone();
         let destination = Self {
             inner: Arc::new(Inner {

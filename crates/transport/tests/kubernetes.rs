@@ -50,16 +50,18 @@ impl Rig {
             service: "graph.mirador".to_owned(),
             ports: vec![PortRef::Name("otlp-grpc".to_owned())],
             debounce: Duration::from_millis(20),
-            empty_grace: Duration::from_millis(500),
+            empty_grace: Duration::from_secs(2),
             api: ApiConfig { auth_type: AuthType::KubeConfig, kubeconfig: Some(kubeconfig), context: None },
             ..K8sConfig::default()
         };
         change(&mut k8s);
-        let config = Config {
+        let mut config = Config {
             resolver: ResolverConfig { k8s: Some(Box::new(k8s)), ..ResolverConfig::default() },
-            timeout: Duration::from_millis(500),
+            // What an owner leaves unanswered is sent again after this, and it has to be enough for an answer.
+            timeout: Duration::from_secs(2),
             ..Config::default()
         };
+        config.retry_on_failure.max_elapsed_time = Duration::from_mins(1);
         let registry = Registry::new();
         let destination = Destination::start("traces", config.clone(), &registry, &Health::new(), None).unwrap();
         Self { server, destination, registry, config, token, _files: files }
@@ -286,7 +288,7 @@ async fn silence_and_broken_objects_are_survived() {
     let server = ApiServer::start().await;
     server.apply(SLICES, "graph-a", slice(&[("graph-0", "127.0.0.1", true)], 1));
     server.faults(|faults| faults.silent_lists = 1);
-    let rig = Rig::start_with(server, |k8s| k8s.timeout = Duration::from_millis(300));
+    let rig = Rig::start_with(server, |k8s| k8s.timeout = Duration::from_secs(2));
     rig.has(&["graph-0"]).await;
     assert_eq!(rig.errors("timeout"), 1);
     rig.server.faults(|faults| faults.cut_watches = 2);

@@ -10,5 +10,7 @@ mod limits;
 mod payload;
 #[path = "receiver/rig.rs"]
 mod rig;
+#[path = "receiver/spread.rs"]
+mod spread;
 #[path = "receiver/tls.rs"]
 mod tls;

@@ -25,7 +25,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::prelude::*;
 use prost::Message as _;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Code;
@@ -186,22 +186,20 @@ async fn compressed_parts_say_so_and_arrive_whole() {
 #[tokio::test]
 async fn a_request_is_refused_before_any_part_is_sent_when_an_owner_is_down() {
     let (left, right) = (FakeOwner::start().await, FakeOwner::start().await);
-    let gone = FakeOwner::start().await;
-    let config = config(&[&left, &right, &gone]);
-    let gone_name = gone.name();
-    drop(gone);
+    // Bound and not listening: whoever connects is refused, and nobody else gets the port meanwhile.
+    let gone = TcpSocket::new_v4().unwrap();
+    gone.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone_name = gone.local_addr().unwrap().to_string();
+    let mut config = config(&[&left, &right]);
+    config.resolver.fixed.as_mut().unwrap().hostnames.push(gone_name.clone());
     let rig = start(config);
     let owners = rig.destination.owners();
     let down = owners.position(&gone_name).unwrap();
     let only_down = || vec![Part { owner: down, bytes: request(9..10), items: 1 }];
-    let mut reason = "";
-    for _ in 0..200 {
-        reason = rig.send_within(&owners, only_down(), Duration::from_millis(20)).await.unwrap_err().reason;
-        if reason == "owner_down" {
-            break;
-        }
+    let begun = Instant::now();
+    while rig.send_within(&owners, only_down(), Duration::from_millis(20)).await.unwrap_err().reason != "owner_down" {
+        assert!(begun.elapsed() < Duration::from_mins(1), "the owner never counts as down");
     }
-    assert_eq!(reason, "owner_down");
     let mut parts = vec![rig.part(&left, 0..1), rig.part(&right, 1..2)];
     parts.extend(only_down());
     let refusal = rig.send(&owners, parts).await.unwrap_err();
@@ -476,7 +474,7 @@ async fn an_owner_that_answers_no_ping_is_given_up_and_dialled_again() {
     assert_eq!(refusal.code, Code::Unavailable);
     assert!(refusal.message.contains("connection"), "{}", refusal.message);
     let again = accepted.wait_for(|held| held.len() > 1);
-    tokio::time::timeout(Duration::from_secs(10), again).await.expect("it is dialled again").unwrap();
+    tokio::time::timeout(Duration::from_mins(1), again).await.expect("it is dialled again").unwrap();
     accepting.abort();
 }
 
@@ -489,7 +487,7 @@ async fn owners_from_dns_are_named_as_addresses_and_used() {
         dns: Some(DnsConfig {
             hostname: "localhost".to_owned(),
             port: Some(owner.addr().port()),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
             ..DnsConfig::default()
         }),
         k8s: None,

@@ -5,6 +5,7 @@
 pub mod anomaly;
 pub mod apps;
 pub mod backends;
+pub mod cargo;
 pub mod chart;
 pub mod load;
 pub mod node;

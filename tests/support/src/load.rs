@@ -4,7 +4,9 @@
 //! in place. The loop is closed: each connection sends its next request when the last one was answered, so
 //! nothing is measured but work that was finished. The sink answers without reading what it got.
 
+pub mod exports;
 pub mod generator;
+pub mod metrics;
 pub mod payload;
 pub mod sink;
 

@@ -5,7 +5,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +14,7 @@ use tempfile::TempDir;
 use crate::backends::client;
 use crate::backends::ports;
 use crate::backends::server::{Ready, Server, Spec};
+use crate::cargo;
 
 /// A running `mirador-agent` or `mirador-central`; stop, kill, pause and restart are [`Server`]'s.
 #[derive(Debug)]
@@ -70,6 +70,14 @@ impl Node {
     /// When it cannot be built, started or does not become ready.
     pub async fn central(role: &str, config: Value) -> Result<Self> {
         Self::start("mirador-central", &[role], config).await
+    }
+
+    /// Starts a central process that need not become ready, because its store is not there.
+    ///
+    /// # Errors
+    /// When it cannot be built, started or does not come alive.
+    pub async fn lonely_central(role: &str, config: Value) -> Result<Self> {
+        Self::start_until("mirador-central", &[role], config, "livez").await
     }
 
     async fn start(program: &str, words: &[&str], config: Value) -> Result<Self> {
@@ -177,7 +185,7 @@ fn build() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.parent().and_then(|deps| deps.parent()).context("a test binary has a folder")?.to_owned();
     let target = folder.parent().context("a profile has a target folder")?;
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo::command();
     command
         .args(["build", "--quiet", "--package", "mirador-agent", "--package", "mirador-central", "--bins"])
         .arg("--target-dir")

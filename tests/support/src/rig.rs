@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub use agent::Agent;
+pub use agent::{Agent, use_agent_in};
 pub use pod::{Class, Pod};
 
 /// Begins the name of everything that a rig makes.
@@ -121,7 +121,20 @@ impl Rig {
     /// # Errors
     /// When it cannot be started.
     pub async fn agent(&self, steering: serde_json::Value, owner: Option<SocketAddr>) -> Result<Agent> {
-        Agent::start(&self.pods_cgroup(), &self.agent_path(), steering, owner).await
+        self.agent_with(steering, serde_json::json!({}), owner).await
+    }
+
+    /// As [`Self::agent`], with `config` laid over the whole configuration.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn agent_with(
+        &self,
+        steering: serde_json::Value,
+        config: serde_json::Value,
+        owner: Option<SocketAddr>,
+    ) -> Result<Agent> {
+        Agent::start(&self.pods_cgroup(), &self.agent_path(), steering, config, owner).await
     }
 
     /// An agent in the cgroup of `pod`, as that of a node's agent is. It shares the node's network.
@@ -129,7 +142,7 @@ impl Rig {
     /// # Errors
     /// As [`Self::agent`].
     pub async fn agent_in(&self, pod: &Pod, steering: serde_json::Value, owner: Option<SocketAddr>) -> Result<Agent> {
-        Agent::start(&self.pods_cgroup(), pod.cgroup(), steering, owner).await
+        Agent::start(&self.pods_cgroup(), pod.cgroup(), steering, serde_json::json!({}), owner).await
     }
 
     /// The node's and the gateway's addresses, on a link of their own.
@@ -149,6 +162,22 @@ impl Rig {
         ip(&format!("link set {other} up"))
     }
 
+    /// A folder of a BPF file system that is this rig's; it is not there yet, and an agent may make it.
+    ///
+    /// # Errors
+    /// When the file system cannot be mounted.
+    pub fn bpffs(&self) -> Result<PathBuf> {
+        let mount = Self::bpffs_mount();
+        fs::create_dir_all(&mount)?;
+        let output = Command::new("mount").args(["-t", "bpf", "none"]).arg(&mount).stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "mount: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(mount.join("mirador"))
+    }
+
+    fn bpffs_mount() -> PathBuf {
+        std::env::temp_dir().join(format!("{PREFIX}-bpf"))
+    }
+
     /// Removes everything with the prefix; what is not there needs no removing.
     fn sweep(&self) {
         let namespaces = Command::new("ip").args(["netns", "list"]).output();
@@ -162,6 +191,13 @@ impl Rig {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(PREFIX) {
                 ip(&format!("link delete {name}")).ok();
+            }
+        }
+        let mount = Self::bpffs_mount();
+        while mount.exists() && fs::remove_dir(&mount).is_err() {
+            let unmounted = Command::new("umount").arg("-l").arg(&mount).stdin(Stdio::null()).output();
+            if !unmounted.is_ok_and(|output| output.status.success()) {
+                break;
             }
         }
         remove_cgroup(&self.root());
@@ -199,6 +235,19 @@ fn ip(words: &str) -> Result<()> {
     let output = Command::new("ip").args(words.split_whitespace()).stdin(Stdio::null()).output().context("ip(8)")?;
     if !output.status.success() {
         bail!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// `ip` once for these steps; the first that fails is an error with what it says.
+fn ip_batch(words: &[&str], steps: &[String]) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(words).args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("ip(8)")?;
+    child.stdin.take().context("a pipe")?.write_all(steps.join("\n").as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip {words:?} {steps:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
@@ -271,18 +320,34 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The agent under test.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn agent_program() -> Result<PathBuf> {
+    agent::program()
+}
+
 /// The names of our programs that are in the kernel. The kernel frees them a moment after the last process
 /// that holds them has ended, so they are looked for until they are gone, for a while.
 ///
 /// # Errors
 /// When the agent cannot be asked.
 pub fn programs_in_kernel() -> Result<Vec<String>> {
+    programs_settled_at(0)
+}
+
+/// As [`programs_in_kernel`], when `count` of them are to be left.
+///
+/// # Errors
+/// When the agent cannot be asked.
+pub fn programs_settled_at(count: usize) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for _ in 0..100 {
         let output = Command::new(agent::program()?).args(["steering", "status"]).stdin(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         found = text.lines().filter(|line| line.starts_with("program ")).map(ToOwned::to_owned).collect();
-        if found.is_empty() {
+        if found.len() == count {
             break;
         }
         thread::sleep(Duration::from_millis(20));

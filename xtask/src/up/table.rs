@@ -29,7 +29,7 @@ pub(super) fn render(red: &Value, edges: &Value, anomalies: &Value) -> String {
         let (p50, p95) = (millis(row, "p50_ms"), millis(row, "p95_ms"));
         line(format!("{:<44} {:>8} {failed:>7} {p50:>9} {p95:>9}", cut(&name, 44), rate(row)));
     }
-    line(format!("\n{:<70} {:>6} {:>6}", "most unusual series", "score", "peak"));
+    line(format!("\n{:<70} {:>6} {:>6}", "most unusual series (! flagged)", "score", "peak"));
     for row in rows(anomalies) {
         let name = format!("{}{}", text(row, "metric"), labels(&row["labels"]));
         let two = |key| number(row, key).map_or_else(dash, |score| format!("{score:.2}"));
@@ -66,8 +66,14 @@ fn dash() -> String {
 /// The labels that tell one series from the next, in a few characters.
 fn labels(labels: &Value) -> String {
     let pairs = labels.as_object().into_iter().flatten();
-    let shown = pairs.filter(|(name, _)| *name != "metric").filter_map(|(_, value)| value.as_str());
-    let shown: Vec<_> = shown.filter(|value| !value.is_empty()).collect();
+    // RED says the service twice, for those who look for `job` and for those who look for `service_name`.
+    let is_said = |name: &str| name == "metric" || name == "job" && labels.get("service_name").is_some();
+    let shown = pairs.filter(|(name, _)| !is_said(name)).filter_map(|(_, value)| value.as_str());
+    let short = |value: &str| {
+        let word = ["SPAN_KIND_", "STATUS_CODE_"].iter().find_map(|prefix| value.strip_prefix(prefix));
+        word.map_or_else(|| value.to_owned(), str::to_lowercase)
+    };
+    let shown: Vec<_> = shown.filter(|value| !value.is_empty()).map(short).collect();
     if shown.is_empty() { String::new() } else { format!("{{{}}}", shown.join(", ")) }
 }
 
@@ -89,12 +95,18 @@ mod tests {
             "p50_ms": 1.26, "p99_ms": null}]);
         let edges =
             json!([{"client": "web", "server": "cart", "rate": 3.0, "failed": 2.0, "p50_ms": 5.0, "p95_ms": 9.0}]);
-        let anomalies = json!([{"metric": "calls", "labels": {"service_name": "cart", "metric": "calls"}, "score": 0.91,
-            "peak": 0.95, "flagged": true}]);
+        let labels = json!({"job": "cart", "service_name": "cart", "span_kind": "SPAN_KIND_SERVER", "metric": "calls"});
+        let anomalies = json!([{"metric": "calls", "labels": labels, "score": 0.91, "peak": 0.95, "flagged": true}]);
         let text = render(&red, &edges, &anomalies);
-        for part in
-            ["cart server GET /x", "12.3", "1.5 %", "1.3 ms         -", "web → cart", "calls{cart}", "0.91   0.95 !"]
-        {
+        for part in [
+            "cart server GET /x",
+            "12.3",
+            "1.5 %",
+            "1.3 ms         -",
+            "web → cart",
+            "calls{cart, server}",
+            "0.91   0.95 !",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(text.lines().all(|line| line.chars().count() <= 90));

@@ -58,12 +58,14 @@ pub(super) struct Writer {
     series: HashMap<Box<[u8]>, i64>,
     sweep: Sweep,
     meters: Meters,
+    /// Whether the last step towards the limits failed, as each does while the disk is full.
+    is_stuck: bool,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection, bounds: Bounds, meters: Meters) -> rusqlite::Result<Self> {
         let sweep = Sweep::new(&connection, bounds)?;
-        Ok(Self { connection, series: HashMap::new(), sweep, meters })
+        Ok(Self { connection, series: HashMap::new(), sweep, meters, is_stuck: false })
     }
 
     /// Runs until every sender is gone and the queue is empty.
@@ -90,12 +92,22 @@ impl Writer {
 
     fn enforce(&mut self) {
         match self.sweep.step(&mut self.connection, &self.meters) {
-            Ok(swept) if swept.series_gone => self.series.clear(),
-            Ok(_) => {}
+            Ok(swept) => {
+                if swept.series_gone {
+                    self.series.clear();
+                }
+                if std::mem::take(&mut self.is_stuck) {
+                    tracing::info!("embedded store: the limits are enforced again");
+                }
+            }
             Err(error) => {
                 // It may have come this far that ids of series are free again.
                 self.series.clear();
-                tracing::warn!(%error, "embedded store: the limits could not be enforced");
+                if std::mem::replace(&mut self.is_stuck, true) {
+                    tracing::debug!(%error, "embedded store: the limits could still not be enforced");
+                } else {
+                    tracing::warn!(%error, "embedded store: the limits could not be enforced, this is tried again and again");
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, 
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 
 use super::*;
@@ -326,8 +326,10 @@ async fn a_connection_that_breaks_without_an_answer_is_tried_again() {
         let result = TraceStore::store(&open(&config(raw(answer, false).await)), &request()).await;
         assert_eq!(kind(&result), "retry", "{result:?}");
     }
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let result = TraceStore::store(&open(&config(closed)), &request()).await;
+    // Bound and not listening: whoever connects is refused, and nobody else gets the port meanwhile.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let result = TraceStore::store(&open(&config(closed.local_addr().unwrap())), &request()).await;
     assert!(kind(&result) == "retry" && !result.unwrap_err().to_string().contains("hidden"));
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex as Guarded;
 
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::encode::tests::WriteRequest;
 use super::*;
@@ -64,7 +64,7 @@ impl Server {
             endpoint: format!("http://{}/api/v1/write", self.address),
             headers: [("X-Scope-OrgID".to_owned(), "tenant-7".to_owned().into())].into(),
             protocol,
-            timeout: Duration::from_millis(500),
+            timeout: Duration::from_secs(3),
             ..Config::default()
         };
         RemoteWrite::new("victoriametrics", &config, &Registry::new()).unwrap()
@@ -223,13 +223,14 @@ async fn a_connection_closed_without_an_answer_is_tried_again_once() {
 
 #[tokio::test]
 async fn a_server_that_is_down_is_a_retry_and_comes_back_without_a_restart() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Bound and not yet listening: whoever connects is refused, and nobody else gets the port meanwhile.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let config = Config { endpoint: format!("http://{address}/api/v1/write"), ..Config::default() };
     let store = RemoteWrite::new("victoriametrics", &config, &Registry::new()).unwrap();
     assert!(matches!(store.write(batch(1)).await, Err(ExportError::Retry { .. })));
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = socket.listen(8).unwrap();
     let log = Arc::default();
     let seen = Arc::clone(&log);
     tokio::spawn(async move {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -132,6 +133,17 @@ pub(super) fn server(tls: &ServerTls) -> Result<Server, TlsError> {
 
 /// The settings of a client, without protocols to choose from.
 pub(super) fn client(tls: &ClientTls) -> Result<Client, TlsError> {
+    checking(tls, None)
+}
+
+/// The settings of a client that knows a server by its address only: a certificate has to carry
+/// `server_name_override` where that is set, whatever is dialled.
+pub(super) fn client_of_addresses(tls: &ClientTls) -> Result<Client, TlsError> {
+    let name = Some(&tls.server_name_override).filter(|name| !name.is_empty());
+    checking(tls, name.map(|name| server_name(name)).transpose()?)
+}
+
+fn checking(tls: &ClientTls, always: Option<ServerName<'static>>) -> Result<Client, TlsError> {
     let mut files = Files::new();
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&versions(tls.min_version))
@@ -141,6 +153,11 @@ pub(super) fn client(tls: &ClientTls) -> Result<Client, TlsError> {
     }
     let builder = if tls.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+    } else if let Some(name) = always {
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(trusted(tls, &mut files)?), provider())
+            .build()
+            .map_err(|error| TlsError::new("ca_file", error.to_string()))?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Named { inner, name }))
     } else {
         builder.with_root_certificates(trusted(tls, &mut files)?)
     };
@@ -226,5 +243,47 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Checks certificates as usual, for one name instead of the one that is dialled.
+#[derive(Debug)]
+struct Named {
+    inner: Arc<WebPkiServerVerifier>,
+    name: ServerName<'static>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }

@@ -109,3 +109,57 @@ fn a_server_name_is_a_name_an_address_or_an_error() {
     let named = Connector::new(ClientTls { server_name_override: "central".into(), ..tls }).unwrap();
     assert_eq!(named.server_name("10.0.0.7").unwrap().to_str(), "central");
 }
+
+/// A handshake in memory with a server whose certificate carries `agent.example`.
+fn shakes_hands(client: ClientConfig, server: &ServerTls, dialled: &str) -> Result<(), rustls::Error> {
+    let dialled = rustls::pki_types::ServerName::try_from(dialled.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(client), dialled)?;
+    let mut server = rustls::ServerConnection::new(Acceptor::new(server.clone()).unwrap().config())?;
+    while client.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut bytes.as_slice()).unwrap();
+        server.process_new_packets()?;
+        let mut bytes = Vec::new();
+        server.write_tls(&mut bytes).unwrap();
+        assert!(!bytes.is_empty(), "the server has nothing more to say");
+        client.read_tls(&mut bytes.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn who_dials_addresses_meets_the_name_that_is_asked_for_or_the_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuer = authority();
+    let ca = folder.path().join("ca.crt");
+    std::fs::write(&ca, issuer.pem()).unwrap();
+    let server = issue(folder.path(), "server", &issuer);
+    let client = |name: &str, trusted: &Path| {
+        let tls = ClientTls { ca_file: text(trusted), server_name_override: name.into(), ..ClientTls::default() };
+        tls.fixed_for_addresses().unwrap()
+    };
+    shakes_hands(client("agent.example", &ca), &server, "10.0.0.7").unwrap();
+    for (name, wrong) in [("other.example", "10.0.0.7"), ("", "10.0.0.7")] {
+        let error = shakes_hands(client(name, &ca), &server, wrong).unwrap_err().to_string();
+        assert!(error.contains("not valid for"), "{name:?}: {error}");
+    }
+    shakes_hands(client("", &ca), &server, "agent.example").unwrap();
+    let other = folder.path().join("other.crt");
+    std::fs::write(&other, authority().pem()).unwrap();
+    assert!(shakes_hands(client("agent.example", &other), &server, "10.0.0.7").is_err());
+    let nameless = ClientTls { ca_file: text(&ca), server_name_override: "no name".into(), ..ClientTls::default() };
+    assert_eq!(nameless.fixed_for_addresses().unwrap_err().key, "server_name_override");
+}
+
+#[test]
+fn a_library_that_names_no_provider_gets_the_one_that_is_decided_however_often() {
+    decide_provider();
+    decide_provider();
+    let decided = rustls::crypto::CryptoProvider::get_default().expect("one is decided");
+    assert_eq!(
+        format!("{:?}", decided.key_provider),
+        format!("{:?}", rustls::crypto::ring::default_provider().key_provider)
+    );
+}

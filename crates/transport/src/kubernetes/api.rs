@@ -87,6 +87,7 @@ impl ApiConfig {
             observed.note(response.status(), response.headers());
             response
         });
+        mirador_service::tls::decide_provider();
         let builder = ClientBuilder::try_from(config).map_err(|error| chain(&error))?;
         Ok(builder.with_layer(&layer).build())
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use kube::core::Status;
+use kube::core::{PartialObjectMeta, Status};
 use kube::runtime::watcher::{self, Error, ListSemantic, watcher};
 use kube::{Api, Client, Resource};
 use mirador_service::backoff::{Backoff, RetryConfig};
@@ -286,6 +286,17 @@ where
             );
         }
         self.resume_at = Some(Instant::now() + wait);
+    }
+}
+
+impl<K> Watch<PartialObjectMeta<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    /// A watch over the whole cluster that asks for the objects' metadata, and is sent nothing else. `seed`
+    /// decides the jitter of its waits.
+    pub fn metadata(config: WatchConfig, registry: &Registry, seed: u64) -> Self {
+        Self::cluster(config, registry, seed)
     }
 }
 

@@ -24,7 +24,9 @@ use tokio_rustls::client::TlsStream;
 use super::config::ConnectionConfig;
 use super::frame::Data;
 use super::gather::Gathered;
+use super::outage::Outage;
 use super::owner::{Link, Owner};
+use crate::outgoing;
 
 /// Windows for answers, which are small; what we send is bounded by the owner's windows.
 const ANSWER_WINDOW: u32 = 256 << 10;
@@ -48,6 +50,8 @@ impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
 /// How an owner is dialled.
 #[derive(Debug, Clone)]
 pub(super) struct Dial {
+    /// The destination that it is an owner of.
+    pub(super) destination: &'static str,
     pub(super) connection: ConnectionConfig,
     pub(super) tls: Option<Arc<Connector>>,
 }
@@ -61,10 +65,14 @@ pub(super) async fn keep(owner: Arc<Owner>, dial: Dial, seed: u64) {
         ..RetryConfig::default()
     };
     let mut backoff = Backoff::new(&probes, seed);
+    let mut outage = Outage::default();
     while !owner.has_left() {
         let why = match open(&owner, &dial).await {
             Ok((sender, connection, socket)) => {
                 tracing::debug!(owner = owner.name(), "connected");
+                if let Some(outage) = outage.ends(Instant::now()) {
+                    tracing::info!(destination = dial.destination, owner = owner.name(), ?outage, "owner is back");
+                }
                 owner.publish(Link::Up(sender));
                 // Ends when the peer closes, when a ping is not answered, or when the last sender is dropped.
                 let since = Instant::now();
@@ -82,7 +90,16 @@ pub(super) async fn keep(owner: Arc<Owner>, dial: Dial, seed: u64) {
             break;
         }
         let wait = backoff.next_wait();
-        tracing::debug!(owner = owner.name(), why, ?wait, "owner is down");
+        if outage.begins(Instant::now()) {
+            tracing::warn!(
+                destination = dial.destination,
+                owner = owner.name(),
+                why,
+                "owner is down, what is for it is refused with a retry hint until it is back"
+            );
+        } else {
+            tracing::debug!(owner = owner.name(), why, ?wait, "owner is down");
+        }
         owner.publish(Link::Down { until: Instant::now() + wait, why: why.into() });
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -97,7 +114,7 @@ async fn open(owner: &Owner, dial: &Dial) -> Result<Opened, String> {
     let config = &dial.connection;
     let connect = async {
         let stream =
-            TcpStream::connect(owner.authority().as_str()).await.map_err(|error| format!("connect: {error}"))?;
+            outgoing::connect(owner.authority().as_str()).await.map_err(|error| format!("connect: {error}"))?;
         stream.set_nodelay(true).map_err(|error| format!("TCP_NODELAY: {error}"))?;
         let stream: Pin<Box<dyn Stream>> = match &dial.tls {
             None => Box::pin(stream),

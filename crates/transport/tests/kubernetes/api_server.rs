@@ -295,7 +295,9 @@ fn refusal(code: u16, reason: &str, message: &str) -> Response<Body> {
 /// The path without its namespace.
 fn collection(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').collect();
-    let Some(at) = parts.iter().position(|part| *part == "namespaces") else { return path.to_owned() };
+    // The namespaces themselves are a collection too.
+    let at = parts.iter().position(|part| *part == "namespaces").filter(|at| at + 2 < parts.len());
+    let Some(at) = at else { return path.to_owned() };
     [&parts[..at], &parts[at + 2..]].concat().join("/")
 }
 
@@ -405,7 +407,7 @@ impl Query {
     fn of(text: &str) -> Self {
         let decode = |text: &str| {
             let text = text.replace("%3D", "=").replace("%2F", "/").replace("%2C", ",");
-            text.replace("%3d", "=").replace("%2f", "/").replace('+', " ")
+            text.replace("%3d", "=").replace("%2f", "/").replace("%21", "!").replace('+', " ")
         };
         let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
         Self(pairs.map(|(key, value)| (key.to_owned(), decode(value))).collect())
@@ -421,8 +423,11 @@ impl Query {
             object["metadata"]["labels"][key] == value
         });
         let field = self.get("fieldSelector").is_none_or(|selector| {
-            let (path, value) = selector.split_once('=').unwrap();
-            path.split('.').fold(object, |at, key| &at[key]) == value
+            selector.split(',').all(|term| {
+                let (path, value) = term.split_once('=').unwrap();
+                let (path, wanted) = path.strip_suffix('!').map_or((path, true), |path| (path, false));
+                (path.split('.').fold(object, |at, key| &at[key]) == value) == wanted
+            })
         });
         label && field
     }

@@ -148,9 +148,10 @@ async fn a_body_that_trickles_is_given_up() {
 #[tokio::test]
 async fn a_body_that_progresses_still_has_a_deadline() {
     let mut config = config();
-    config.body.progress_interval = Duration::from_millis(50);
+    // Long enough for a byte to come in each interval, however busy the machine is.
+    config.body.progress_interval = Duration::from_secs(1);
     config.body.min_progress_bytes = 1;
-    config.body.read_timeout = Duration::from_millis(400);
+    config.body.read_timeout = Duration::from_millis(2500);
     let rig = Rig::with(config, 4 << 20).await;
     let plain = H1::connect(rig.http).await;
     let (reader, mut writer) = plain.stream.into_split();
@@ -213,12 +214,12 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let answered = tokio::spawn(async move { busy.export(TRACES, &traces(1)).await });
     let silent = H2::connect(rig.grpc).await;
     let mut mute = H1::connect(rig.http).await;
-    let mut used = H1::connect(rig.http).await;
     rig.consumer.gate.add_permits(1);
     until("one call is held", || rig.given_count() == 1).await;
     soon("the held call is answered", answered).await.expect("it ran");
     // From here on nobody does anything but this one.
     let head = head("POST", "/v1/traces", &[PROTOBUF, ("content-length", "0")]) + "\r\n";
+    let mut used = H1::connect(rig.http).await;
     used.write(head.as_bytes()).await;
     until("the second call is held", || rig.given_count() == 2).await;
     mute.closed().await;
@@ -236,7 +237,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 #[tokio::test]
 async fn a_header_that_does_not_finish_is_given_up() {
     let mut config = config();
-    config.protocols.http.read_header_timeout = Duration::from_millis(150);
+    config.protocols.http.read_header_timeout = Duration::from_millis(600);
     let rig = Rig::with(config, 4 << 20).await;
     for (count, start) in ["POST /v1/tra", "PRI * HTTP/2.0\r\n\r\nS", "P"].iter().enumerate() {
         let mut client = H1::connect(rig.http).await;
@@ -284,7 +285,7 @@ async fn finish(response: h2::client::ResponseFuture) -> Option<String> {
 #[tokio::test]
 async fn an_old_connection_is_asked_to_go_and_its_calls_finish() {
     let mut config = config();
-    config.protocols.grpc.keepalive.server_parameters.max_connection_age = Duration::from_millis(200);
+    config.protocols.grpc.keepalive.server_parameters.max_connection_age = Duration::from_secs(1);
     let rig = Rig::with(config, 4 << 20).await;
     rig.behave(Behaviour::Hold);
     let (client, _connection) = raw(rig.grpc).await;
@@ -300,7 +301,7 @@ async fn an_old_connection_is_asked_to_go_and_its_calls_finish() {
 async fn an_old_connection_that_does_not_go_is_dropped_after_its_grace() {
     let mut config = config();
     let parameters = &mut config.protocols.grpc.keepalive.server_parameters;
-    parameters.max_connection_age = Duration::from_millis(50);
+    parameters.max_connection_age = Duration::from_secs(1);
     parameters.max_connection_age_grace = Duration::from_millis(50);
     let rig = Rig::with(config, 4 << 20).await;
     rig.behave(Behaviour::Hold);

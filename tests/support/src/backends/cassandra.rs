@@ -26,19 +26,28 @@ pub struct Cassandra {
 impl Cassandra {
     /// Installs it when needed and starts it with data that is gone when it is dropped.
     pub async fn start() -> Result<Self> {
+        Self::start_with(&Settings::default()).await
+    }
+
+    /// Like [`Cassandra::start`], with accounts or TLS.
+    pub async fn start_with(settings: &Settings) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("mirador-cassandra-").tempdir()?;
-        let mut started = Self::open(data.path(), ports::free()?).await?;
+        let mut started = Self::prepare(data.path(), ports::free()?, settings).await?;
         started.data = Some(data);
         Ok(started)
     }
 
     /// Starts it with CQL on `port` and its data in `folder`, which stays.
     pub async fn open(folder: &Path, port: u16) -> Result<Self> {
+        Self::prepare(folder, port, &Settings::default()).await
+    }
+
+    async fn prepare(folder: &Path, port: u16, settings: &Settings) -> Result<Self> {
         let lib = super::install_blocking("cassandra").await?;
         let java = tokio::task::spawn_blocking(java).await??;
         let conf = folder.join("conf");
         fs::create_dir_all(&conf)?;
-        fs::write(conf.join("cassandra.yaml"), yaml(folder, port, ports::free()?))?;
+        fs::write(conf.join("cassandra.yaml"), yaml(folder, port, ports::free()?) + &settings.yaml())?;
         fs::write(conf.join("cassandra-rackdc.properties"), "dc=dc1\nrack=r1\n")?;
         fs::write(conf.join("logback.xml"), LOGBACK)?;
         let cql = SocketAddr::from(([127, 0, 0, 1], port));
@@ -48,7 +57,8 @@ impl Cassandra {
             args: arguments(folder, &conf, &lib),
             env: Vec::new(),
             folder: folder.into(),
-            ready: Ready::Cql(cql),
+            // The port is opened when the node serves; the frame that asks would have to be encrypted.
+            ready: if settings.tls.is_some() { Ready::Tcp(cql) } else { Ready::Cql(cql) },
         })
         .await?;
         Ok(Self { server, cql, data: None })
@@ -57,6 +67,48 @@ impl Cassandra {
     /// Where CQL clients connect; the data centre is `dc1` and the only replication factor that works is 1.
     pub fn cql_addr(&self) -> SocketAddr {
         self.cql
+    }
+}
+
+/// What differs from a node that takes everybody in clear text.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Accounts log in and have the rights that they were granted; the first is `cassandra`, with that password and
+    /// every right, a moment after the start.
+    pub accounts: bool,
+    /// CQL by TLS only, and only for clients with a certificate.
+    pub tls: Option<Tls>,
+}
+
+/// PEM files of a node.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The node's private key (PKCS #8) and its certificate chain, in one file.
+    pub key_and_chain: PathBuf,
+    /// Certificates that sign clients.
+    pub clients: PathBuf,
+}
+
+impl Settings {
+    fn yaml(&self) -> String {
+        let accounts =
+            if self.accounts { "authenticator: PasswordAuthenticator\nauthorizer: CassandraAuthorizer\n" } else { "" };
+        let tls = self.tls.as_ref().map_or_else(String::new, |Tls { key_and_chain, clients }| {
+            format!(
+                "client_encryption_options:
+  enabled: true
+  optional: false
+  require_client_auth: true
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+  keystore: {}
+  truststore: {}
+",
+                key_and_chain.display(),
+                clients.display()
+            )
+        });
+        accounts.to_owned() + &tls
     }
 }
 
@@ -106,6 +158,7 @@ fn arguments(folder: &Path, conf: &Path, lib: &Path) -> Vec<String> {
         // One node has nobody to gossip with.
         "-Dcassandra.skip_wait_for_gossip_to_settle=0".into(),
         "-Dcassandra.ring_delay_ms=100".into(),
+        "-Dcassandra.superuser_setup_delay_ms=100".into(),
         "-cp".into(),
         format!("{}:{}", conf.display(), lib.join("*").display()),
         "org.apache.cassandra.service.CassandraDaemon".into(),

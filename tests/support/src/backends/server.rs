@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::install::tail;
 
 /// How long a child may take to answer; Cassandra takes 20 s on a machine that builds at the same time.
-const READY: Duration = Duration::from_secs(180);
+const READY: Duration = Duration::from_secs(300);
 /// How long a child may take to end after it was asked to.
 const STOP: Duration = Duration::from_secs(60);
 

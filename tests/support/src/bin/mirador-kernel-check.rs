@@ -8,11 +8,13 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
 
 /// What is printed when everything held; what follows is said about it.
 const GOOD: &str = "KERNEL-CHECK ok";
@@ -30,8 +32,12 @@ steering: {addresses: [127.0.0.1, "::1"]}
 "#;
 const FAR: [&str; 3] = ["203.0.113.9:4317", "[::ffff:203.0.113.9]:4318", "[2001:db8::9]:4317"];
 
+/// The word that makes this program the agent, with what the chart's manifest gives it.
+const AGENT: &str = "agent";
+
 fn main() {
     let done = match std::env::args().nth(1) {
+        Some(word) if word == AGENT => become_agent(),
         Some(address) => connect(&address).map(|said| println!("{said}")),
         None => check().map(|said| println!("{GOOD}: {said}")),
     };
@@ -70,8 +76,21 @@ fn check() -> Result<String> {
 }
 
 fn start() -> Result<Child> {
-    let enter = format!("echo $$ > {MOUNT}/agent/cgroup.procs; exec /bin/mirador-agent run --config /tmp/config.yaml");
+    let enter = format!("echo $$ > {MOUNT}/agent/cgroup.procs; exec /init {AGENT}");
     Ok(Command::new("sh").args(["-c", &enter]).stdin(Stdio::null()).spawn()?)
+}
+
+/// Gives up every capability but those that the chart gives an agent, which is what the verifier goes by, and
+/// becomes the agent.
+fn become_agent() -> Result<()> {
+    let kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN | CapabilitySet::PERFMON;
+    for capability in CapabilitySet::all().difference(kept).iter() {
+        // An older kernel does not have them all.
+        remove_capability_from_bounding_set(capability).ok();
+    }
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })?;
+    let error = Command::new("/bin/mirador-agent").args(["run", "--config", "/tmp/config.yaml"]).exec();
+    Err(error).context("mirador-agent")
 }
 
 /// What a connect from the pod's cgroup meets.

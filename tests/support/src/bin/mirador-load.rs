@@ -63,9 +63,11 @@ async fn main() -> anyhow::Result<()> {
         ));
     }
     tokio::time::sleep(arguments.warm_up).await;
+    progress.take_times();
     let before = sample(arguments.pid, &progress, &arrived)?;
     tokio::time::sleep(arguments.measure).await;
     let after = sample(arguments.pid, &progress, &arrived)?;
+    let times = Times::of(progress.take_times());
     progress.stop();
     while let Some(ended) = connections.join_next().await {
         ended??;
@@ -82,6 +84,9 @@ async fn main() -> anyhow::Result<()> {
         "refused_requests": after.refused - before.refused,
         "sink_bytes": after.sunk - before.sunk,
         "rss_mib": after.rss_mib, "peak_rss_mib": after.peak_rss_mib,
+        "p50_us": times.at(0.5), "p99_us": times.at(0.99),
+        "machine_us_per_request": (after.machine_ticks - before.machine_ticks) as f64 * 1e4
+            / (after.accepted - before.accepted) as f64,
         "bytes_per_span": Payload::new(arguments.spans, 1, now).body_bytes() / arguments.spans,
     });
     writeln!(std::io::stdout(), "{line}")?;
@@ -91,6 +96,8 @@ async fn main() -> anyhow::Result<()> {
 struct Sample {
     at: Instant,
     cpu_ticks: u64,
+    /// Of all processors together, whoever was busy, interrupts included.
+    machine_ticks: u64,
     accepted: u64,
     refused: u64,
     sunk: u64,
@@ -111,12 +118,37 @@ fn sample(pid: u32, progress: &Progress, arrived: &Arrived) -> anyhow::Result<Sa
     Ok(Sample {
         at: Instant::now(),
         cpu_ticks: ticks(11) + ticks(12),
+        machine_ticks: machine_ticks()?,
         accepted: progress.accepted(),
         refused: progress.refused(),
         sunk: arrived.bytes(),
         rss_mib: mib("VmRSS:"),
         peak_rss_mib: mib("VmHWM:"),
     })
+}
+
+/// Ticks in which a processor was not idle (proc(5): user, nice, system, idle, iowait, irq, softirq).
+fn machine_ticks() -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let first = stat.lines().next().unwrap_or_default();
+    let fields = first.split_whitespace().skip(1).map(|text| text.parse::<u64>().unwrap_or_default());
+    Ok(fields.enumerate().filter(|(index, _)| matches!(index, 0..=2 | 5 | 6)).map(|(_, ticks)| ticks).sum())
+}
+
+/// How long requests took, in order.
+struct Times(Vec<u64>);
+
+impl Times {
+    fn of(mut times: Vec<u64>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// In microseconds.
+    fn at(&self, quantile: f64) -> f64 {
+        let index = (self.0.len().saturating_sub(1) as f64 * quantile) as usize;
+        self.0.get(index).copied().unwrap_or_default() as f64 / 1000.0
+    }
 }
 
 async fn wait_for(target: SocketAddr) -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
 //! Connections that send a payload as fast as it is answered, or at a rate.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::Protocol;
 use super::payload::Payload;
 
-const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+pub(super) const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 /// What was sent and how it was answered.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Progress {
     accepted: AtomicU64,
     refused: AtomicU64,
     stop: AtomicBool,
+    /// How long each request took to be answered, in nanoseconds, since it was last asked.
+    took: Mutex<Vec<u64>>,
 }
 
 impl Progress {
@@ -36,6 +38,11 @@ impl Progress {
     /// Requests that were answered with anything else.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How long the requests since the last call took to be answered, in nanoseconds.
+    pub fn take_times(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.took.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Lets every connection end after the request that it is sending.
@@ -85,7 +92,7 @@ pub async fn drive(
     while !progress.stop.load(Ordering::Relaxed) {
         let stream = TcpStream::connect(target).await.with_context(|| format!("cannot connect to {target}"))?;
         if over(stream, target, protocol, &mut payload, &progress, &pace).await.is_err() {
-            count(&progress, false);
+            progress.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
     Ok(())
@@ -120,12 +127,13 @@ async fn over(
                     .header("te", "trailers")
                     .body(body)?;
                 send.ready().await?;
+                let begin = Instant::now();
                 let response = send.send_request(request).await?;
                 let in_headers = response.headers().get("grpc-status").cloned();
                 let collected = response.into_body().collect().await?;
                 let status = in_headers
                     .or_else(|| collected.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()));
-                count(progress, status.is_some_and(|status| status == "0"));
+                count(progress, status.is_some_and(|status| status == "0"), begin);
             }
         }
         Protocol::Http => {
@@ -140,17 +148,20 @@ async fn over(
                     .header("content-type", "application/x-protobuf")
                     .body(Full::new(payload.next(false)))?;
                 send.ready().await?;
+                let begin = Instant::now();
                 let response = send.send_request(request).await?;
                 let accepted = response.status().is_success();
                 response.into_body().collect().await?;
-                count(progress, accepted);
+                count(progress, accepted, begin);
             }
         }
     }
     Ok(())
 }
 
-fn count(progress: &Progress, accepted: bool) {
+fn count(progress: &Progress, accepted: bool, begin: Instant) {
     let counter = if accepted { &progress.accepted } else { &progress.refused };
     counter.fetch_add(1, Ordering::Relaxed);
+    let took = begin.elapsed().as_nanos() as u64;
+    progress.took.lock().unwrap_or_else(PoisonError::into_inner).push(took);
 }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -13,6 +14,14 @@ use crate::backends::client;
 use crate::backends::ports;
 use crate::backends::server::{Ready, Server, Spec};
 use crate::node;
+
+/// Where the agent under test is, when somebody has said so.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Uses the agent in this folder from now on, as a bench does with a release build. The first call counts.
+pub fn use_agent_in(folder: PathBuf) {
+    FOLDER.get_or_init(|| folder);
+}
 
 /// A running agent; stop, kill, pause and restart are [`Server`]'s.
 #[derive(Debug)]
@@ -41,14 +50,23 @@ impl DerefMut for Agent {
 }
 
 impl Agent {
-    pub(super) async fn start(pods: &str, cgroup: &Path, over: Value, owner: Option<SocketAddr>) -> Result<Self> {
+    pub(super) async fn start(
+        pods: &str,
+        cgroup: &Path,
+        over: Value,
+        whole: Value,
+        owner: Option<SocketAddr>,
+    ) -> Result<Self> {
         let mut steering = json!({
             "addresses": [NODE.0, NODE.1],
             "cgroup": {"pods": pods},
-            "heartbeat_max_age": "1s",
+            // A busy machine may keep an agent from beating for a while; who tests a late one says how late.
+            "heartbeat_max_age": "10s",
         });
         node::lay_over(&mut steering, over);
-        Self::with(cgroup, &[], json!({"steering": steering}), owner).await
+        let mut config = json!({"steering": steering});
+        node::lay_over(&mut config, whole);
+        Self::with(cgroup, &[], config, owner).await
     }
 
     /// An agent in `cgroup`, behind the words of another program, with `over` laid over its configuration.
@@ -115,7 +133,7 @@ impl Agent {
 
 /// The agent under test: where `cargo xtask test` says, beside the program that runs us, or built now.
 pub(super) fn program() -> Result<PathBuf> {
-    let named = std::env::var_os("MIRADOR_BIN_DIR").map(PathBuf::from);
+    let named = FOLDER.get().cloned().or_else(|| std::env::var_os("MIRADOR_BIN_DIR").map(PathBuf::from));
     // A test runs as TARGET/debug/deps/NAME, and a stale agent could stand two folders above it.
     let beside = std::env::current_exe()?.parent().filter(|folder| !folder.ends_with("deps")).map(Path::to_path_buf);
     let built = named.or(beside).map(|folder| folder.join("mirador-agent")).filter(|program| program.is_file());

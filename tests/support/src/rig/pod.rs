@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Driver, PREFIX, ip};
+use super::{Driver, PREFIX, ip_batch};
 
 /// A pod's class of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +58,28 @@ impl Pod {
         fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
         let namespace = format!("{PREFIX}p{number}");
         let (host, inside) = (format!("{PREFIX}h{number}"), format!("{PREFIX}v{number}"));
-        ip(&format!("netns add {namespace}"))?;
-        ip(&format!("link add {host} type veth peer name {inside} netns {namespace}"))?;
-        ip(&format!("address add 10.213.{number}.1/24 dev {host}"))?;
-        ip(&format!("address add fd42:213:{number:x}::1/64 dev {host} nodad"))?;
-        ip(&format!("link set {host} up"))?;
-        ip(&format!("-n {namespace} address add 10.213.{number}.2/24 dev {inside}"))?;
-        ip(&format!("-n {namespace} address add fd42:213:{number:x}::2/64 dev {inside} nodad"))?;
-        ip(&format!("-n {namespace} link set lo up"))?;
-        ip(&format!("-n {namespace} link set {inside} up"))?;
-        ip(&format!("-n {namespace} route add default via 10.213.{number}.1"))?;
-        ip(&format!("-n {namespace} -6 route add default via fd42:213:{number:x}::1"))?;
+        // Two calls however many steps: a crowd of pods is made in the time of a few.
+        ip_batch(
+            &[],
+            &[
+                format!("netns add {namespace}"),
+                format!("link add {host} type veth peer name {inside} netns {namespace}"),
+                format!("address add 10.213.{number}.1/24 dev {host}"),
+                format!("address add fd42:213:{number:x}::1/64 dev {host} nodad"),
+                format!("link set {host} up"),
+            ],
+        )?;
+        ip_batch(
+            &["-n", &namespace],
+            &[
+                format!("address add 10.213.{number}.2/24 dev {inside}"),
+                format!("address add fd42:213:{number:x}::2/64 dev {inside} nodad"),
+                "link set lo up".to_owned(),
+                format!("link set {inside} up"),
+                format!("route add default via 10.213.{number}.1"),
+                format!("route add ::/0 via fd42:213:{number:x}::1"),
+            ],
+        )?;
         Ok(Self { uid, container, namespace, folder: pod, cgroup })
     }
 
@@ -95,6 +106,17 @@ impl Pod {
         let cgroup = self.cgroup.join(nested);
         fs::create_dir_all(&cgroup).ok();
         within(&cgroup, &["ip", "netns", "exec", &self.namespace, program])
+    }
+
+    /// A command that runs in the container's cgroup and in the node's network, as in a pod on the host's
+    /// network.
+    pub fn command_on_node(&self, program: &str) -> Command {
+        within(&self.cgroup, &[program])
+    }
+
+    /// The name of its network namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Runs a script of Python in the container and reads the JSON that it prints.
