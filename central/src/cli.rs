@@ -1,10 +1,11 @@
-//! The command line: one subcommand per role, and `validate`.
+//! The command line: one subcommand per role, `validate`, and tools.
 //!
 //! Exit codes: 0 done, 2 the command line is wrong, 64 the configuration is (nothing was bound), 70 the process failed
-//! while it ran.
+//! while it ran. `schema` has more, see [`schema`].
 
 pub mod backtest;
 pub mod forest;
+pub mod schema;
 
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,9 @@ pub enum Command {
     Backtest(Box<backtest::BacktestArgs>),
     /// Score the rows of a table (CSV or .npz), and measure the scores when there are labels.
     Forest(Box<forest::Options>),
+    /// Print, make or check the keyspace and the tables of role logs in Cassandra.
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
     /// Print the configuration that is in effect, or every problem in it.
     Validate(ValidateArgs),
     /// Print a part of the documentation as markdown.
@@ -93,6 +97,8 @@ pub enum Task {
     Telemetry,
     /// Score a table.
     Forest(Box<forest::Options>),
+    /// Look after the schema of a cluster.
+    Schema(Box<schema::SchemaTask>),
     /// Score recorded series.
     Backtest(Box<backtest::BacktestArgs>),
 }
@@ -114,6 +120,7 @@ impl Cli {
                 let config = load(args.role, args.file.config.as_deref())?;
                 Ok(Task::Print(file::render(&config)))
             }
+            Command::Schema(command) => command.task(),
             Command::Docs { topic: Topic::Config } => {
                 Ok(Task::Print(file::document::<Config>("Keys of the central roles")))
             }

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Ok(Task::Run(role, config)) => run(role, *config),
         Ok(Task::Print(text)) => cli::print(&text),
         Ok(Task::Telemetry) => telemetry_page(),
+        Ok(Task::Schema(task)) => task.run(),
         Ok(Task::Forest(options)) => return forest::run(&options),
         Ok(Task::Backtest(args)) => return args.run(),
         Err(failed) => Err(failed),

@@ -10,4 +10,5 @@ mod fleet;
 mod laptop;
 mod logs;
 mod odd;
+mod schema;
 mod sdk;

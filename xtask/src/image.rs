@@ -2,12 +2,14 @@
 //!
 //! Each is one program, the shared libraries that it names, and the few files that libc wants: no shell, no package
 //! manager, no user but 10001. [`rootfs`] puts that together in a folder, [`layout`] packs it as an OCI image layout,
-//! which registry clients push (`skopeo copy oci:DIR:TAG docker://…`, `crane push DIR …`). The Dockerfiles beside the
-//! programs make the same folder their image.
+//! which registry clients push (`skopeo copy oci:DIR:TAG docker://…`, `crane push DIR …`), and [`archive`] as one file
+//! with the image's name in it, which nodes load (`kind load image-archive`, `ctr images import`, `podman load`). The
+//! Dockerfiles beside the programs make the same folder their image.
 //!
-//! Invariants: the same binary gives the same image, byte by byte; a root filesystem that lacks a library is never
-//! packed, because its program is run from it first.
+//! Invariants: the same binary on the same machine gives the same image, byte by byte; a root filesystem that lacks a library is never
+//! packed, because its program is run from it first; the agent of an image has the programs of steering.
 
+mod archive;
 mod layout;
 mod rootfs;
 
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::build_ebpf;
 use crate::workspace::{cargo, program, succeed, target_folder};
 
 /// An image: the program that it is, and the ports that it serves.
@@ -42,6 +45,24 @@ pub(crate) struct Options {
     /// Pack the debug build, which is large and quickly built.
     #[arg(long)]
     debug: bool,
+    /// Build the agent without the programs of steering, where their compiler cannot be had.
+    #[arg(long)]
+    without_steering: bool,
+}
+
+/// Builds both images and returns their archives; `debug` packs the debug build.
+pub(crate) fn archives(debug: bool) -> Result<Vec<PathBuf>> {
+    let options = Options {
+        programs: Vec::new(),
+        out: None,
+        tag: env!("CARGO_PKG_VERSION").to_owned(),
+        rootfs: false,
+        debug,
+        without_steering: false,
+    };
+    run(&options)?;
+    let out = target_folder()?.join("images");
+    Ok(PROGRAMS.iter().map(|name| out.join(name).join(archive::FILE)).collect())
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -53,32 +74,37 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         [] => PROGRAMS.to_vec(),
         some => some.iter().map(String::as_str).collect(),
     };
+    if programs.contains(&PROGRAMS[0]) && !options.without_steering {
+        // The agent's build script embeds what this leaves.
+        build_ebpf::ensure(false).context("the programs of steering; --without-steering leaves them out")?;
+    }
     let profile = if options.debug { "debug" } else { "release" };
     let mut build = cargo(["build", "--locked", "--bins"]);
     build.args(programs.iter().flat_map(|name| ["--package", name]));
     succeed(build.args((!options.debug).then_some("--release")))?;
     for name in programs {
-        let folder = out.join(name);
-        let root = folder.join("rootfs");
-        clear(&root)?;
-        rootfs::build(&program(name, profile)?, name, &root)?;
-        let said = rootfs::run(&root, name, "--version")?;
-        let unpacked = rootfs::size(&root)?;
-        if options.rootfs {
-            println!("image: {} is {said}: {} in {}", name, mib(unpacked), root.display());
-            continue;
-        }
-        let layout = folder.join("oci");
-        clear(&layout)?;
-        let image = layout::Image { name, tag: &options.tag, ports: &PORTS, user: rootfs::USER };
-        let packed = layout::write(&root, &image, &layout)?;
-        println!(
-            "image: {name} is {said}: {} packed, {} unpacked, in {}",
-            mib(packed),
-            mib(unpacked),
-            layout.display()
-        );
+        pack(options, name, &program(name, profile)?, &out.join(name))?;
     }
+    Ok(())
+}
+
+/// Makes root filesystem, layout and archive of one program in `folder`.
+fn pack(options: &Options, name: &str, binary: &Path, folder: &Path) -> Result<()> {
+    let root = folder.join("rootfs");
+    clear(&root)?;
+    rootfs::build(binary, name, &root)?;
+    let said = rootfs::run(&root, name, "--version")?;
+    let unpacked = rootfs::size(&root)?;
+    if options.rootfs {
+        println!("image: {name} is {said}: {} in {}", mib(unpacked), root.display());
+        return Ok(());
+    }
+    let layout = folder.join("oci");
+    clear(&layout)?;
+    let image = layout::Image { name, tag: &options.tag, ports: &PORTS, user: rootfs::USER };
+    let packed = layout::write(&root, &image, &layout)?;
+    archive::write(&layout, &folder.join(archive::FILE))?;
+    println!("image: {name} is {said}: {} packed, {} unpacked, in {}", mib(packed), mib(unpacked), layout.display());
     Ok(())
 }
 

@@ -53,3 +53,27 @@ fn validate_prints_what_is_effective_and_refuses_what_cannot_work() {
     assert_eq!(failed.code(), 64);
     assert!(failed.message().contains("servicegraph.store.ttl") && failed.message().contains("nowhere to keep traces"));
 }
+
+#[test]
+fn the_schema_is_printed_without_a_file_and_needs_a_cluster_otherwise() {
+    match task("mirador-central schema print") {
+        Ok(Task::Print(text)) => assert!(text.contains("CREATE TABLE IF NOT EXISTS otel.logs_v1"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    let named = file("exporters: {cassandra: {keyspace: audit, hosts: [cassandra-0:9042]}}\n");
+    match task(&format!("mirador-central schema print --config {}", named.path().display())) {
+        Ok(Task::Print(text)) => assert!(text.contains("CREATE KEYSPACE IF NOT EXISTS audit"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    for verb in ["apply --timeout 1m30s", "check"] {
+        let line = format!("mirador-central schema {verb} --config {}", named.path().display());
+        assert!(matches!(task(&line), Ok(Task::Schema(_))), "{line}");
+        assert!(task(&format!("mirador-central schema {verb}")).is_err(), "{verb} needs a file");
+    }
+    let elsewhere = file("exporters: {embedded: {}}\n");
+    let wrong = file("exporters: {cassandra: {keyspace: 'a-b'}}\n");
+    for (config, said) in [(elsewhere, "exporters.cassandra is not set"), (wrong, "exporters.cassandra.keyspace")] {
+        let failed = task(&format!("mirador-central schema apply --config {}", config.path().display())).unwrap_err();
+        assert!(failed.code() == 64 && failed.message().contains(said), "{}", failed.message());
+    }
+}

@@ -9,7 +9,7 @@
 
 mod config;
 mod row;
-mod schema;
+pub mod schema;
 mod session;
 
 use std::collections::{BTreeMap, HashSet};

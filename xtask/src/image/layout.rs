@@ -37,7 +37,11 @@ pub(super) fn write(root: &Path, image: &Image<'_>, layout: &Path) -> Result<u64
     let (manifest, manifest_size) = blob(&blobs, &json_bytes(&manifest))?;
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest, manifest_size);
     entry["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    entry["annotations"] = json!({"org.opencontainers.image.ref.name": image.tag});
+    entry["annotations"] = json!({
+        "org.opencontainers.image.ref.name": image.tag,
+        // What containerd calls an image that it loads: what the kubelet makes of a name without a registry.
+        "io.containerd.image.name": format!("docker.io/library/{}:{}", image.name, image.tag),
+    });
     let index = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry],
     });
@@ -145,7 +149,7 @@ fn layer(root: &Path, blobs: &Path) -> Result<Layer> {
     Ok(Layer { packed: digest, size, content })
 }
 
-fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+pub(super) fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -156,7 +160,7 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn append(builder: &mut tar::Builder<impl Write>, root: &Path, path: &Path) -> Result<()> {
+pub(super) fn append(builder: &mut tar::Builder<impl Write>, root: &Path, path: &Path) -> Result<()> {
     let data = fs::metadata(path)?;
     let mut header = tar::Header::new_ustar();
     header.set_mode(data.permissions().mode() & 0o7777);

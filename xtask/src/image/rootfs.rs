@@ -15,6 +15,10 @@ pub(super) const USER: u32 = 10001;
 /// Where all libraries are put; the loader that the program names is put at its own place as well.
 const LIBRARIES: &str = "lib";
 
+/// The public authorities, for stores by `https` whose `tls.ca_file` is empty (Debian's ca-certificates); a machine
+/// without them makes an image without them.
+const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
+
 /// Puts together the root filesystem of `binary`, as `/NAME`, in the empty folder `root`.
 pub(super) fn build(binary: &Path, name: &str, root: &Path) -> Result<()> {
     ensure!(binary.is_file(), "{} was not built", binary.display());
@@ -36,6 +40,10 @@ pub(super) fn build(binary: &Path, name: &str, root: &Path) -> Result<()> {
     write(root, "etc/group", &format!("root:x:0:\nmirador:x:{USER}:\n"))?;
     // Files first, then DNS; without it libc asks services that are not there.
     write(root, "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
+    let authorities = Path::new("/").join(AUTHORITIES);
+    if authorities.is_file() {
+        install(&authorities, &root.join(AUTHORITIES), 0o644)?;
+    }
     let temporary = root.join("tmp");
     fs::create_dir_all(&temporary)?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o1777))?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use mirador_service::secret::Secret;
+use mirador_service::tls::ClientTls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,14 +24,19 @@ pub struct Config {
     pub username: String,
     /// Password; write it as `${env:CASSANDRA_PASSWORD}`. Default empty.
     pub password: Secret,
+    /// TLS to the nodes. The driver dials addresses, so the certificate of each node has to carry its address, or
+    /// all of them the name of `server_name_override`. Default: clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
     /// The keyspace that holds the tables. Default `otel`.
     pub keyspace: String,
     /// The datacenter whose nodes are asked, and that `manage_schema: create` replicates in. Default empty: any, and a keyspace that is created gets `SimpleStrategy`.
     pub datacenter: String,
     /// Replicas per datacenter when the keyspace is created. Default 3.
     pub replication_factor: u32,
-    /// `create` makes what is missing, `validate` only checks, `none` trusts. Only one process should create.
-    /// Default `create`.
+    /// What the role does about the keyspace and the tables at its start: `create` makes what is missing, `validate`
+    /// only checks and needs no right for more, `none` trusts. Only one process may create: with several, or without
+    /// the right, `mirador-central schema apply` or an administrator makes them. Default `create`.
     pub manage_schema: ManageSchema,
     /// How many replicas must have a row before it is acknowledged: `local_one`, `local_quorum` or `quorum`. Default
     /// `local_quorum`.
@@ -91,6 +97,7 @@ impl Default for Config {
             hosts: vec!["127.0.0.1:9042".to_owned()],
             username: String::new(),
             password: Secret::default(),
+            tls: None,
             keyspace: "otel".to_owned(),
             datacenter: String::new(),
             replication_factor: 3,
@@ -137,6 +144,9 @@ impl Config {
             "{section}.datacenter: {:?} is not a name; letters, digits, '_', '-' and '.' are right",
             self.datacenter
         );
+        if let Some(problem) = self.tls.iter().flat_map(|tls| tls.problems("exporters.cassandra.tls")).next() {
+            anyhow::bail!(problem);
+        }
         ensure!(!self.tenant.is_empty(), "{section}.tenant is empty; `default` is the default");
         ensure!(self.replication_factor > 0, "{section}.replication_factor: 0 keeps nothing; 1 or more is right");
         self.check_times()?;

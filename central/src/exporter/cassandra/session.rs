@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use mirador_service::backoff::{Backoff, RetryConfig};
+use mirador_service::cause::chain;
 use mirador_service::drain::Drain;
 use mirador_service::health::Component;
 use scylla::client::execution_profile::ExecutionProfile;
@@ -59,7 +60,7 @@ impl Connection {
                         return;
                     }
                     Err(error) => {
-                        let reason = format!("{error:#}");
+                        let reason = chain(error.as_ref());
                         tracing::warn!(hosts = ?config.hosts, %reason, "cassandra: cannot connect, trying again");
                         component.ready(false, &reason);
                         seen.store(Arc::new(reason));
@@ -84,7 +85,8 @@ impl Connection {
     }
 }
 
-async fn connect(config: &Config) -> anyhow::Result<Connected> {
+/// A session without anything prepared; also what looks after the schema uses.
+pub(super) async fn open(config: &Config) -> anyhow::Result<Session> {
     let level = match config.consistency {
         Consistency::LocalOne => Level::LocalOne,
         Consistency::LocalQuorum => Level::LocalQuorum,
@@ -99,68 +101,46 @@ async fn connect(config: &Config) -> anyhow::Result<Connected> {
         .cluster_metadata_refresh_interval(Duration::from_secs(300))
         .schema_agreement_timeout(Duration::from_secs(30))
         .default_execution_profile_handle(profile);
+    if let Some(tls) = config.tls.as_ref().filter(|tls| !tls.insecure) {
+        let settings = tls.fixed_for_addresses().context("exporters.cassandra.tls")?;
+        builder = builder.tls_context(Some(Arc::new(settings)));
+    }
     if !config.username.is_empty() {
         builder = builder.user(&config.username, config.password.reveal());
     }
     if !config.datacenter.is_empty() {
         builder = builder.prefer_datacenter(config.datacenter.clone());
     }
-    let session = builder.build().await.context("no node answers")?;
-    match config.manage_schema {
-        ManageSchema::Create => create(&session, config).await?,
-        ManageSchema::Validate => validate(&session, config).await?,
-        ManageSchema::None => {}
+    builder.build().await.context("no node answers")
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Connected> {
+    let session = open(config).await?;
+    let mut made = Vec::new();
+    let notes = match config.manage_schema {
+        ManageSchema::Create => schema::create(&session, config, &mut made).await?,
+        ManageSchema::Validate => schema::validate(&session, config).await?,
+        ManageSchema::None => Vec::new(),
+    };
+    for name in made {
+        tracing::info!("cassandra: made {name}");
     }
-    let prepare = async |table: &str| -> anyhow::Result<PreparedStatement> {
+    for note in notes {
+        tracing::warn!("cassandra: {note}");
+    }
+    let prepare = async |name: &str| -> anyhow::Result<PreparedStatement> {
+        let table = schema::TABLES.iter().find(|table| table.name == name).context("the table is one of ours")?;
         let mut statement = session
-            .prepare(insert(config, table))
+            .prepare(schema::insert(config, table))
             .await
-            .with_context(|| format!("cannot prepare the insert into {}.{table}", config.keyspace))?;
+            .with_context(|| format!("cannot prepare the insert into {}.{name}", config.keyspace))?;
         statement.set_is_idempotent(true);
         Ok(statement)
     };
-    let insert_log = prepare("logs_v1").await?;
-    let insert_by_trace = prepare("logs_by_trace_v1").await?;
-    let insert_stream = prepare("log_streams_v1").await?;
+    let insert_log = prepare(schema::LOGS).await?;
+    let insert_by_trace = prepare(schema::BY_TRACE).await?;
+    let insert_stream = prepare(schema::STREAMS).await?;
     Ok(Connected { session, insert_log, insert_by_trace, insert_stream })
-}
-
-fn insert(config: &Config, table: &str) -> String {
-    let columns = schema::COLUMNS.iter().find(|(name, _)| *name == table).map_or(&[][..], |(_, columns)| columns);
-    let marks = vec!["?"; columns.len()].join(", ");
-    format!("INSERT INTO {}.{table} ({}) VALUES ({marks})", config.keyspace, columns.join(", "))
-}
-
-async fn create(session: &Session, config: &Config) -> anyhow::Result<()> {
-    for statement in schema::statements(config) {
-        let what = statement.split(['(', '=']).next().unwrap_or_default().trim().to_owned();
-        session.query_unpaged(statement, ()).await.with_context(|| format!("schema: {what}"))?;
-        session.await_schema_agreement().await.context("schema: the nodes do not agree")?;
-    }
-    Ok(())
-}
-
-async fn validate(session: &Session, config: &Config) -> anyhow::Result<()> {
-    for (table, columns) in schema::COLUMNS {
-        let found = session
-            .query_unpaged(
-                "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?",
-                (&config.keyspace, table),
-            )
-            .await
-            .context("schema: cannot read system_schema.columns")?
-            .into_rows_result()
-            .context("schema: unexpected answer")?;
-        let names: Vec<String> =
-            found.rows::<(String,)>()?.map(|row| row.map(|(name,)| name)).collect::<Result<_, _>>()?;
-        let missing: Vec<_> = columns.iter().filter(|column| !names.iter().any(|name| name == *column)).collect();
-        anyhow::ensure!(
-            missing.is_empty(),
-            "schema: {}.{table} lacks {missing:?}; create the tables or set exporters.cassandra.manage_schema: create",
-            config.keyspace
-        );
-    }
-    Ok(())
 }
 
 /// Who must act on a failed write. Rows are named by content, so whatever is unclear may be sent again.

@@ -1,56 +1,42 @@
-//! The tables as they stand on a server.
+//! The statements as an administrator reads them.
 
 use std::time::Duration;
 
 use super::*;
 
 #[test]
-fn the_tables_are_these() {
+fn the_statements_are_these() {
     let config = Config { replication_factor: 1, ttl: Duration::from_secs(7 * 24 * 3600), ..Config::default() };
-    let window = "compaction = {'class': 'TimeWindowCompactionStrategy', 'compaction_window_unit': 'MINUTES', 'compaction_window_size': '360'} AND gc_grace_seconds = 10800";
-    let expected = [
-        "CREATE KEYSPACE IF NOT EXISTS otel WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1} AND durable_writes = true".to_owned(),
-        format!(
-            "CREATE TABLE IF NOT EXISTS otel.logs_v1 ( tenant text, service text, bucket int, shard smallint, id timeuuid, \
-             time_nanos bigint, observed_nanos bigint, severity tinyint, severity_text text, body text, body_type tinyint, \
-             trace_id blob, span_id blob, flags int, event_name text, namespace text, pod text, node text, \
-             attributes frozen<map<text, text>>, resource frozen<map<text, text>>, scope text, \
-             PRIMARY KEY ((tenant, service, bucket, shard), id)) \
-             WITH CLUSTERING ORDER BY (id DESC) AND default_time_to_live = 604800 AND {window}"
-        ),
-        format!(
-            "CREATE TABLE IF NOT EXISTS otel.logs_by_trace_v1 ( tenant text, trace_id blob, id timeuuid, service text, \
-             bucket int, shard smallint, span_id blob, severity tinyint, preview text, \
-             PRIMARY KEY ((tenant, trace_id), id)) \
-             WITH CLUSTERING ORDER BY (id ASC) AND default_time_to_live = 604800 AND {window}"
-        ),
-        format!(
-            "CREATE TABLE IF NOT EXISTS otel.log_streams_v1 ( tenant text, day date, service text, bucket int, \
-             shards smallint, PRIMARY KEY ((tenant, day), service, bucket, shards)) \
-             WITH default_time_to_live = 691200 AND {window}"
-        ),
-    ];
-    assert_eq!(statements(&config), expected);
+    assert_eq!(text(&config), include_str!("schema.cql"));
 }
 
 #[test]
 fn with_a_datacenter_the_keyspace_is_replicated_in_it() {
     let config = Config { datacenter: "dc-1".to_owned(), ..Config::default() };
-    assert!(statements(&config)[0].contains("{'class': 'NetworkTopologyStrategy', 'dc-1': 3}"));
+    assert!(keyspace_statement(&config).contains("{'class': 'NetworkTopologyStrategy', 'dc-1': 3}"));
 }
 
 #[test]
-fn every_column_that_is_written_is_a_column_of_its_table() {
-    for (statement, (table, columns)) in statements(&Config::default())[1..].iter().zip(COLUMNS) {
-        assert!(statement.contains(&format!(".{table} (")), "{statement}");
-        for column in columns {
-            assert!(statement.contains(&format!(" {column} ")), "{table} has no {column}");
-        }
+fn every_column_of_a_key_is_a_column_and_no_column_is_named_twice() {
+    for table in &TABLES {
+        let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
+        let clustering = table.clustering.iter().map(|(name, _)| name);
+        assert!(table.partition.iter().chain(clustering).all(|key| names.contains(key)), "{}", table.name);
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len(), "{}", table.name);
     }
+}
+
+#[test]
+fn an_insert_binds_every_column_of_its_table() {
+    let streams = TABLES.iter().find(|table| table.name == STREAMS).unwrap();
+    assert_eq!(
+        insert(&Config::default(), streams),
+        "INSERT INTO otel.log_streams_v1 (tenant, day, service, bucket, shards) VALUES (?, ?, ?, ?, ?)"
+    );
 }
 
 #[test]
 fn a_short_life_still_has_a_window_of_a_minute() {
     let config = Config { ttl: Duration::from_secs(60), ..Config::default() };
-    assert!(statements(&config)[1].contains("'compaction_window_size': '1'"));
+    assert!(text(&config).contains("'compaction_window_size': '1'"));
 }
