@@ -1,9 +1,11 @@
-//! The pod behind every request: `k8s.*` resource attributes from a watch of this node's pods.
+//! The pod behind every request: `k8s.*` resource attributes from a watch of this node's pods, or, in a
+//! gateway, of all pods.
 //!
-//! One watch with the field selector `spec.nodeName` keeps what attributes are made of and nothing
-//! else; the rights that it needs and the failures that it survives are those of
-//! [`mirador_transport::kubernetes`]. The names of workloads come from the pod's own owner and labels,
-//! so no other kind of object is read.
+//! One watch, on a node with the field selector `spec.nodeName`, keeps what attributes are made of and
+//! nothing else; the rights that it needs and the failures that it survives are those of
+//! [`mirador_transport::kubernetes`]. The names of workloads come from the pod's own owner and labels, so
+//! no other kind of object is read, unless a rule asks for the labels or annotations of namespaces or
+//! nodes: then their metadata is watched as well.
 //!
 //! # Which pod
 //! 1. the pod that steering knows the connection to belong to ([`Caller::pod_uid`]);
@@ -16,17 +18,21 @@
 //!
 //! # Invariants
 //! - An attribute that is there is never changed. RED and placement see what was added.
-//! - At most `max_pods` pods are known; a pod that was deleted is remembered for `pod_delete_grace`, by
+//! - At most `max_pods` pods are known, in `max_bytes`; a pod that was deleted is remembered for `pod_delete_grace`, by
 //!   its address for some seconds only, so that its last spans find it; an address belongs to the youngest pod that runs with it.
 //! - A request waits for a pod only when `wait_for_metadata` says so, and at most once a minute for an
 //!   address that stays unknown.
+//! - Reading the pods takes a tenth of a processor at most, however fast they change: what requests see is
+//!   renewed at once after a quiet time, and then as often as that allows.
 
 mod associate;
 pub mod config;
 mod metrics;
 mod object;
+mod places;
 mod pod;
 mod rules;
+mod surroundings;
 mod table;
 mod wait;
 
@@ -43,15 +49,20 @@ use mirador_transport::kubernetes::{Event, Watch, WatchConfig};
 use tokio::sync::watch;
 
 pub use self::config::Config;
+use self::config::Scope;
 use self::metrics::Metrics;
 use self::object::PodObject;
 use self::pod::Pod;
 use self::rules::Extract;
+use self::surroundings::Surroundings;
 use self::table::{Pods, Table};
 use self::wait::Unknown;
 
-/// Pods in one answer to a list.
-const PAGE_SIZE: u32 = 100;
+/// Pods in one answer to a list, on a node and in a cluster.
+const PAGE_SIZES: [u32; 2] = [100, 500];
+
+/// How many times as long as the making of a snapshot for requests the next one is put off.
+const REST: u32 = 9;
 
 /// Who sent a request.
 #[derive(Debug, Clone)]
@@ -72,6 +83,8 @@ pub struct K8sAttributes {
 #[derive(Debug)]
 struct Shared {
     table: ArcSwap<Table>,
+    namespaces: Surroundings,
+    nodes: Surroundings,
     /// Counts the tables; ends when the watch does.
     tables: watch::Sender<u64>,
     config: Config,
@@ -87,20 +100,13 @@ impl K8sAttributes {
     /// while the API server is away.
     pub fn start(config: &Config, registry: &Registry, health: &Health) -> Self {
         let attributes = Self::new(config, registry);
-        let watch = WatchConfig {
-            name: "pods".to_owned(),
-            api: config.api.clone(),
-            labels: String::new(),
-            fields: format!("spec.nodeName={}", config.filter.node_name().unwrap_or_default()),
-            page_size: PAGE_SIZE,
-            timeout: config.timeout,
-        };
         // Only the jitter of the waits depends on it.
         let seed = u64::from(std::process::id());
-        let watch = Watch::cluster(watch, registry, seed);
+        let watch = Watch::cluster(pods_watch(config), registry, seed);
         let component = health.component("k8sattributes");
         component.ready(true, "");
         tokio::spawn(follow(watch, attributes.clone(), component));
+        surroundings::start(&attributes, registry, seed);
         attributes
     }
 
@@ -108,7 +114,7 @@ impl K8sAttributes {
     pub fn fixed(config: &Config, registry: &Registry, pods: Vec<serde_json::Value>) -> serde_json::Result<Self> {
         let attributes = Self::new(config, registry);
         let extract = Extract::new(&config.extract);
-        let mut known = Pods::new(config.max_pods, config.pod_delete_grace);
+        let mut known = Pods::new(config.max_pods, config.max_bytes, config.pod_delete_grace);
         for object in pods {
             let pod = Pod::of(&serde_json::from_value(object)?, &extract, &attributes.shared.metrics);
             known.applied(pod, Instant::now());
@@ -118,8 +124,11 @@ impl K8sAttributes {
     }
 
     fn new(config: &Config, registry: &Registry) -> Self {
+        let extract = Extract::new(&config.extract);
         let shared = Shared {
             table: ArcSwap::default(),
+            namespaces: Surroundings::new("namespace", !extract.namespace.is_empty()),
+            nodes: Surroundings::new("node", !extract.node.is_empty()),
             tables: watch::Sender::new(0),
             config: config.clone(),
             unknown: Unknown::default(),
@@ -134,11 +143,14 @@ impl K8sAttributes {
             self.shared.wait_for(caller).await;
         }
         let table = self.shared.table.load();
+        let (namespaces, nodes) = (self.shared.namespaces.load(), self.shared.nodes.load());
         let known = associate::by_caller(&table, caller);
         add_resource_attributes(request, |resource| {
-            let (pod, outcome) = associate::of_resource(&table, caller, known, resource);
-            self.shared.metrics.resource(outcome);
-            pod.into_iter().flat_map(|(pod, container)| pod.attributes.iter().chain(container)).chain(more)
+            let origin = associate::of_resource(&table, caller, known, resource);
+            self.shared.metrics.resource(origin.outcome);
+            let around = namespaces.attributes(origin.namespace()).iter().chain(nodes.attributes(origin.node()));
+            let pod = origin.pod.into_iter().flat_map(|pod| &pod.attributes);
+            pod.chain(origin.container).chain(around).chain(more)
         })
     }
 
@@ -150,16 +162,22 @@ impl K8sAttributes {
 }
 
 impl Shared {
+    /// Whether the caller's pod is known, with everything that it leads to.
+    fn knows(&self, caller: &Caller) -> bool {
+        let around = self.namespaces.load().complete && self.nodes.load().complete;
+        around && associate::by_caller(&self.table.load(), caller).is_some()
+    }
+
     /// Waits until the caller's pod is known, for as long as is configured.
     async fn wait_for(&self, caller: &Caller) {
-        if associate::by_caller(&self.table.load(), caller).is_some() {
+        if self.knows(caller) {
             return;
         }
         if !self.unknown.may_wait(caller, Instant::now()) {
             return;
         }
         let mut tables = self.tables.subscribe();
-        let found = tables.wait_for(|_| associate::by_caller(&self.table.load(), caller).is_some());
+        let found = tables.wait_for(|_| self.knows(caller));
         let found = tokio::time::timeout(self.config.wait_for_metadata_timeout, found).await.is_ok();
         if !found {
             self.unknown.remember(caller, Instant::now());
@@ -168,20 +186,39 @@ impl Shared {
     }
 }
 
+fn pods_watch(config: &Config) -> WatchConfig {
+    let [of_node, of_cluster] = PAGE_SIZES;
+    let (fields, page_size) = match config.filter.scope() {
+        Some(Scope::Node(node)) => (format!("spec.nodeName={node}"), of_node),
+        // What has ended sends nothing, and in a cluster there is much of it.
+        _ => ("status.phase!=Succeeded,status.phase!=Failed".to_owned(), of_cluster),
+    };
+    WatchConfig {
+        name: "pods".to_owned(),
+        api: config.api.clone(),
+        labels: String::new(),
+        fields,
+        page_size,
+        timeout: config.timeout,
+    }
+}
+
 async fn follow(mut watch: Watch<PodObject>, attributes: K8sAttributes, component: Component) {
     let config = &attributes.shared.config;
     let metrics = &attributes.shared.metrics;
     let extract = Extract::new(&config.extract);
-    let mut pods = Pods::new(config.max_pods, config.pod_delete_grace);
+    let mut pods = Pods::new(config.max_pods, config.max_bytes, config.pod_delete_grace);
+    let (mut is_new, mut renew_at) = (false, Instant::now());
     // The agent's own tasks end with its runtime; there is nothing to hand over.
     loop {
-        let event = match pods.wake_at() {
+        let wake = pods.wake_at().into_iter().chain(is_new.then_some(renew_at)).min();
+        let event = match wake {
             Some(at) => tokio::time::timeout_at(at.into(), watch.next()).await.ok(),
             None => Some(watch.next().await),
         };
         component.beat();
         let now = Instant::now();
-        let listing = matches!(event, Some(Event::Begin | Event::Listed(_)));
+        is_new |= !matches!(event, Some(Event::Begin | Event::Listed(_)));
         match event {
             Some(Event::Begin) => pods.begin(),
             Some(Event::Listed(object)) => pods.listed(Pod::of(&object, &extract, metrics), now),
@@ -190,10 +227,12 @@ async fn follow(mut watch: Watch<PodObject>, attributes: K8sAttributes, componen
             Some(Event::Deleted(object)) => pods.deleted(object.uid(), now),
             None => pods.expire(now),
         }
-        // What is counted can be found: the numbers follow the table.
-        if !listing {
+        if is_new && now >= renew_at {
             attributes.publish(pods.table());
+            // What is counted can be found: the numbers follow the table.
             metrics.changes(pods.take_changes());
+            is_new = false;
+            renew_at = Instant::now() + now.elapsed() * REST;
         }
     }
 }

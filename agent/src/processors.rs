@@ -20,7 +20,7 @@ use crate::kubernetes::{self, Caller, K8sAttributes};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessorsConfig {
-    /// Attributes of the pod that sent a request, from a watch of this node's pods. `{}` turns it on.
+    /// Attributes of the pod that sent a request, from a watch of this node's pods, or the cluster's. `{}` turns it on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k8sattributes: Option<Box<kubernetes::Config>>,
     /// Attributes of the machine and from the environment. `{}` turns it on. Not for a gateway: its

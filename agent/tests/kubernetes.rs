@@ -14,6 +14,8 @@ mod central;
 mod owners;
 #[path = "kubernetes/real.rs"]
 mod real;
+#[path = "kubernetes/under_load.rs"]
+mod under_load;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -41,6 +43,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
 const PODS: &str = "/api/v1/pods";
+const NAMESPACES: &str = "/api/v1/namespaces";
+const NODES: &str = "/api/v1/nodes";
 
 fn address(pod: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 3, (pod / 200) as u8, (pod % 200) as u8 + 1)
@@ -205,6 +209,7 @@ async fn every_span_of_five_hundred_pods_has_its_pod_while_pods_come_and_go() {
     let bytes = rig.metric("mirador_k8sattributes_table_bytes");
     let pods = rig.metric("mirador_k8sattributes_pods");
     assert!(pods >= COUNT as u64 && bytes / pods < 4096, "{bytes} bytes for {pods} pods");
+    println!("memory: {bytes} bytes for {pods} pods, deleted ones included");
     assert_eq!(rig.metric("mirador_k8sattributes_resources_total{outcome=\"connection\"}"), (COUNT * ROUNDS) as u64);
     assert_eq!(rig.metric("mirador_k8sattributes_skipped_total"), 0);
 }
@@ -285,4 +290,86 @@ async fn a_request_that_comes_before_its_pod_is_known_waits_for_it() {
     rig.server.apply(PODS, &name(0, 0), pod(0, 0, "node-1"));
     assert_eq!(sending.await.unwrap(), 200);
     assert_eq!(stamped(&rig.central), [("first".to_owned(), Some(name(0, 0)))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_knows_the_pods_of_every_node_and_the_labels_of_their_namespaces_and_nodes() {
+    const COUNT: usize = 40;
+    let server = ApiServer::start().await;
+    server.apply(NAMESPACES, "shop", json!({"metadata": {"name": "shop", "labels": {"team": "blue"}}}));
+    for index in 0..COUNT {
+        let node = format!("node-{}", index % 4);
+        server.apply(NODES, &node, json!({"metadata": {"name": node, "annotations": {"rack": node}}}));
+        server.apply(PODS, &name(index, 0), pod(index, 0, &node));
+    }
+    let mut ended = pod(COUNT, 0, "node-1");
+    ended["status"]["phase"] = json!("Succeeded");
+    server.apply(PODS, &name(COUNT, 0), ended);
+    let mut rig = Rig::start(server, |config| {
+        let k8s = config.processors.k8sattributes.as_mut().unwrap();
+        k8s.filter.node = Some(String::new());
+        k8s.extract = serde_json::from_value(json!({
+            "metadata": ["k8s.pod.name", "k8s.node.name"],
+            "labels": [{"key": "team", "from": "namespace"}],
+            "annotations": [{"tag_name": "rack", "key": "rack", "from": "node"}],
+        }))
+        .unwrap();
+    })
+    .await;
+    rig.knows(COUNT as u64).await;
+    until("namespace and nodes are known", || rig.metric("mirador_k8sattributes_labelled_objects") == 5).await;
+    for index in 0..COUNT {
+        assert_eq!(post(rig.agent.http, index, "/v1/traces", &spans(&name(index, 0), 1)).await, 200);
+    }
+    assert_eq!(post(rig.agent.http, COUNT, "/v1/traces", &spans("ended", 1)).await, 200);
+    let calls = rig.central.calls(TRACES);
+    assert_eq!(calls.len(), COUNT + 1);
+    for call in calls {
+        let entry = ExportTraceServiceRequest::decode(call.body).unwrap().resource_spans.remove(0);
+        let (span, attributes) = (&entry.scope_spans[0].spans[0].name, texts(entry.resource.clone()));
+        if span == "ended" {
+            assert_eq!(attributes.keys().collect::<Vec<_>>(), ["service.name"]);
+            continue;
+        }
+        assert_eq!(&attributes["k8s.pod.name"], span);
+        assert_eq!(attributes["rack"], attributes["k8s.node.name"]);
+        assert_eq!(attributes["k8s.namespace.labels.team"], "blue");
+    }
+    // What changes there is seen, and what is gone is not stamped any more.
+    rig.server.apply(NAMESPACES, "shop", json!({"metadata": {"name": "shop", "labels": {"team": "red"}}}));
+    rig.server.delete(NODES, "node-0");
+    until("the node is forgotten", || rig.metric("mirador_k8sattributes_labelled_objects") == 4).await;
+    until("the namespace was read again", || {
+        rig.metric("mirador_kubernetes_watch_events_total{watch=\"namespaces\"") > 1
+    })
+    .await;
+    rig.server.cut().await;
+    assert_eq!(post(rig.agent.http, 0, "/v1/traces", &spans("again", 1)).await, 200);
+    let last = rig.central.calls(TRACES).pop().unwrap();
+    let attributes = texts(ExportTraceServiceRequest::decode(last.body).unwrap().resource_spans.remove(0).resource);
+    assert_eq!((attributes["k8s.namespace.labels.team"].as_str(), attributes.get("rack")), ("red", None));
+}
+
+#[tokio::test]
+async fn pods_that_are_more_than_may_be_known_are_counted_and_their_spans_pass_without_attributes() {
+    let server = ApiServer::start().await;
+    for index in 0..8 {
+        server.apply(PODS, &name(index, 0), pod(index, 0, "node-1"));
+    }
+    let rig = Rig::start(server, |config| {
+        let k8s = config.processors.k8sattributes.as_mut().unwrap();
+        k8s.filter.node = Some(String::new());
+        k8s.max_pods = 5;
+    })
+    .await;
+    rig.knows(5).await;
+    until("the others are counted", || rig.metric("mirador_k8sattributes_skipped_total{reason=\"over_limit\"}") == 3)
+        .await;
+    for index in 0..8 {
+        assert_eq!(post(rig.agent.http, index, "/v1/traces", &spans(&name(index, 0), 1)).await, 200);
+    }
+    let stamped = stamped(&rig.central);
+    assert_eq!(stamped.len(), 8);
+    assert_eq!(stamped.iter().filter(|(span, pod)| Some(span) == pod.as_ref()).count(), 5);
+    assert_eq!(stamped.iter().filter(|(_, pod)| pod.is_none()).count(), 3);
 }

@@ -51,6 +51,28 @@ async fn every_configuration_that_the_chart_renders_is_taken_by_its_program() ->
     Ok(())
 }
 
+/// The blocks of YAML in the page about Kubernetes that are values of the chart.
+fn documented_values() -> Result<Vec<String>> {
+    let page = std::fs::read_to_string(chart::root().join("docs/kubernetes.md"))?;
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    // Others are a pod's environment and objects of somebody else's.
+    Ok(blocks.filter(|block| !block.starts_with("env:") && !block.contains("apiVersion:")).map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn every_example_of_values_in_the_documentation_is_taken_by_the_chart_and_by_the_programs() -> Result<()> {
+    let examples = documented_values()?;
+    ensure!(examples.len() >= 5, "only {} examples: has the page changed its form?", examples.len());
+    for example in examples {
+        let values = tempfile::NamedTempFile::new()?;
+        std::fs::write(values.path(), &example)?;
+        for (role, text) in configurations(Some(values.path())).await.with_context(|| example.clone())? {
+            validate(&role, &text).with_context(|| example.clone())?;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn agents_find_the_owners_by_the_headless_services_and_are_named_by_their_node() -> Result<()> {
     let values = tempfile::NamedTempFile::new()?;

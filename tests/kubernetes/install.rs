@@ -16,8 +16,9 @@ async fn every_case_passes_the_api_servers_strict_validation() -> Result<()> {
     plane.kubectl(["create", "namespace", chart::NAMESPACE]).await?;
     for (case, values) in chart::cases()? {
         let text = chart::template(values.as_deref()).await?;
-        let arguments = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", chart::NAMESPACE];
-        let answer = plane.kubectl_with([&arguments[..], &["-f", "-"]].concat(), &text).await;
+        // Each object says its namespace, and not all are in the release's.
+        let arguments = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let answer = plane.kubectl_with(arguments, &text).await;
         let answer = answer.with_context(|| case.clone())?;
         ensure!(answer.lines().count() == chart::objects(&text)?.len(), "{case}: {answer}");
     }
@@ -42,10 +43,20 @@ async fn an_install_brings_every_workload_to_ready_an_upgrade_changes_it_and_an_
 
     // Every pod is let in by the standard `restricted`, or it would never become Ready.
     plane.helm(arguments("install", namespace, None, &[])).await?;
-    let pods = list(plane, "pods", namespace).await?;
-    ensure!(pods.len() == NODES + 3 + 1 + 1 + 3 + 1, "{} pods", pods.len());
-    let agents = list(plane, "daemonsets", namespace).await?;
-    ensure!(agents[0]["status"]["numberReady"] == NODES, "{}", agents[0]["status"]);
+    // The pods of the workloads; how many pods a Job has taken is its own affair.
+    until("a pod of every replica", WAIT, async || {
+        let pods = list(plane, "pods", namespace).await?;
+        let of_jobs = pods.iter().filter(|pod| pod["metadata"]["ownerReferences"][0]["kind"] == "Job").count();
+        let whole = pods.len() - of_jobs == NODES + 3 + 1 + 1 + 3 + 1 && of_jobs > 0;
+        whole.then_some(Some(())).with_context(|| format!("{} pods, {of_jobs} of Jobs", pods.len()))
+    })
+    .await?;
+    until("an agent on every node", WAIT, async || {
+        let agents = list(plane, "daemonsets", namespace).await?;
+        let ready = agents[0]["status"]["numberReady"] == NODES;
+        ready.then_some(Some(())).with_context(|| agents[0]["status"].to_string())
+    })
+    .await?;
 
     // What the resolvers read: the headless service of the owners lists them by address and name.
     until("the endpoints of isolationforest", WAIT, async || {
@@ -63,8 +74,12 @@ async fn an_install_brings_every_workload_to_ready_an_upgrade_changes_it_and_an_
 
     let set = ["isolationforest.replicaCount=5", "agent.config.telemetry.logs.level=debug", "logs.enabled=false"];
     plane.helm(arguments("upgrade", namespace, None, &set)).await?;
-    let forests = plane.get(&["statefulset", "mirador-isolationforest", "-n", namespace]).await?;
-    ensure!(forests["status"]["readyReplicas"] == 5, "{}", forests["status"]);
+    until("five replicas", WAIT, async || {
+        let forests = plane.get(&["statefulset", "mirador-isolationforest", "-n", namespace]).await?;
+        let ready = forests["status"]["readyReplicas"] == 5;
+        ready.then_some(Some(())).with_context(|| forests["status"].to_string())
+    })
+    .await?;
     let agents = plane.get(&["daemonset", "mirador-agent", "-n", namespace]).await?;
     ensure!(agents["status"]["observedGeneration"] == 2, "a new configuration rolls the agents: {}", agents["status"]);
     let left = inventory(plane, namespace).await?;
@@ -112,7 +127,10 @@ async fn only_steering_needs_more_than_the_standard_restricted_and_it_is_never_p
             ensure!(security["privileged"] == false && security["allowPrivilegeEscalation"] == false, "{security}");
             let adds = &security["capabilities"]["add"];
             if chart::name(object) == "mirador-agent" {
-                ensure!(*adds == serde_json::json!(["BPF", "NET_ADMIN"]) && pod["hostNetwork"] == true, "{pod}");
+                ensure!(
+                    *adds == serde_json::json!(["BPF", "NET_ADMIN", "PERFMON"]) && pod["hostNetwork"] == true,
+                    "{pod}"
+                );
                 hosts += 1;
             } else {
                 ensure!(adds.is_null() && pod["hostNetwork"].is_null() && security["runAsNonRoot"] == true, "{pod}");

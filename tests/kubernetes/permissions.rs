@@ -107,9 +107,34 @@ async fn watching_lets_those_who_watch_read_slices_of_the_namespace_and_agents_r
     }
     for pod in list(plane, "pods", namespace).await? {
         let role = pod["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap_or_default();
-        ensure!(has_token(&pod) != ["logs", "isolationforest"].contains(&role), "{role}");
+        ensure!(has_token(&pod) != ["logs", "isolationforest", "schema"].contains(&role), "{role}");
     }
     the_agent_finds_every_owner_as_itself(plane, namespace).await?;
+    plane.helm(["uninstall", chart::RELEASE, "-n", namespace]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_and_nodes_are_read_by_whom_a_rule_asks_for_them_and_by_nobody_else() -> Result<()> {
+    let plane = &*plane().await?;
+    let namespace = "accounts-enriched";
+    plane.kubectl(["create", "namespace", namespace]).await?;
+    let cases = chart::cases()?;
+    plane.helm(arguments("install", namespace, cases["enriched"].as_deref(), &[])).await?;
+    for account in accounts(plane, namespace).await? {
+        let needs: &[&str] = match account.as_str() {
+            "mirador-agent" => &["pods", "namespaces", "nodes"],
+            "mirador-gateway" => &["pods", "namespaces"],
+            _ => &[],
+        };
+        for kind in ["pods", "namespaces", "nodes"] {
+            for verb in ["list", "watch", "get", "patch"] {
+                let question = Question { account: &account, verb, kind, place: &["--all-namespaces"] };
+                let wanted = needs.contains(&kind) && ["list", "watch"].contains(&verb);
+                ensure!(question.allowed(plane, namespace).await? == wanted, "{account}: {verb} {kind}");
+            }
+        }
+    }
     plane.helm(["uninstall", chart::RELEASE, "-n", namespace]).await?;
     Ok(())
 }
@@ -155,4 +180,66 @@ fn explain(config: &Path, subject: &str) -> Result<Value> {
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{subject}: {error}");
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_by_name_let_agents_watch_those_services_and_the_pods_and_nothing_else() -> Result<()> {
+    let plane = &*plane().await?;
+    let namespace = "accounts-steering";
+    plane.kubectl(["create", "namespace", namespace]).await?;
+    let cases = chart::cases()?;
+    let values = cases["steered-by-name"].as_deref();
+    plane.helm(arguments("install", namespace, values, &["discovery=dns"])).await?;
+    for account in accounts(plane, namespace).await? {
+        let agent = account == "mirador-agent";
+        for verb in ["list", "watch"] {
+            let asked: [(&str, &[&str], bool); 6] = [
+                ("services/otel-collector", &["-n", "default"], agent),
+                ("services/otlp", &["-n", "kube-system"], agent),
+                ("services/otlp", &["-n", "default"], false),
+                ("services", &["-n", "default"], false),
+                ("services", &["--all-namespaces"], false),
+                ("pods", &["--all-namespaces"], agent),
+            ];
+            for (kind, place, expected) in asked {
+                let question = Question { account: &account, verb, kind, place };
+                ensure!(question.allowed(plane, namespace).await? == expected, "{account}: {verb} {kind} {place:?}");
+            }
+        }
+        for (verb, kind) in NEVER {
+            let question = Question { account: &account, verb, kind, place: &["-n", namespace] };
+            ensure!(!question.allowed(plane, namespace).await?, "{account} may {verb} {kind}");
+        }
+    }
+    the_agent_resolves_a_service_as_itself(plane, namespace).await?;
+    plane.helm(["uninstall", chart::RELEASE, "-n", namespace]).await?;
+    Ok(())
+}
+
+/// The very program with the rendered rules and a token of its account says which address a Service has.
+async fn the_agent_resolves_a_service_as_itself(plane: &ControlPlane, namespace: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    plane.kubectl(["create", "service", "clusterip", "otel-collector", "--tcp=4317", "-n", "default"]).await?;
+    let service = plane.get(&["service", "otel-collector", "-n", "default"]).await?;
+    let address = service["spec"]["clusterIP"].as_str().context("no address")?;
+    let token = plane.kubectl(["create", "token", "mirador-agent", "-n", namespace]).await?;
+    let mut kubeconfig: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
+    kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
+    let path = folder.path().join("kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string())?;
+    let map = plane.get(&["configmap", "mirador-agent", "-n", namespace]).await?;
+    let mut config: Value = serde_saphyr::from_str(map["data"]["config.yaml"].as_str().context("no configuration")?)?;
+    config["steering"]["kubernetes"] =
+        json!({"api": {"auth_type": "kubeConfig", "kubeconfig": path}, "timeout": "60s"});
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, config.to_string())?;
+    let mut command = Command::new(binary("mirador-agent")?);
+    command.args(["steering", "status", "--config"]).arg(&file);
+    let output = command.env("K8S_NODE_NAME", "node-0").env("NODE_IP", "10.0.0.7").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains(&format!("rule  steer  Service default/otel-collector: [{address}]")), "{text}");
+    ensure!(text.contains("rule  leave  Service kube-system/otlp: it has no address now"), "{text}");
+    ensure!(!text.contains("are not resolved"), "{text}");
+    plane.kubectl(["delete", "service", "otel-collector", "-n", "default"]).await?;
+    Ok(())
 }

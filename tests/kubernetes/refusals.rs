@@ -27,21 +27,30 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("agent.config=none", &["/agent/config", "want object"]),
     ("logs.state.enabled=true", &["/logs", "state"]),
     ("spanmetrics.state.sizeLimit=much", &["/spanmetrics/state/sizeLimit"]),
+    ("logs.schemaJob.timeout=soon", &["/logs/schemaJob/timeout"]),
     ("tls.secretName=", &["/tls/secretName"]),
     ("tls.secretNames.collector=x", &["/tls/secretNames", "collector"]),
     ("tls.minVersion=1.1", &["/tls/minVersion", "'1.2', '1.3'"]),
     ("tls.backends.kind=File", &["/tls/backends/kind", "ConfigMap"]),
     // By the templates: the reason, because a schema knows none.
-    ("servicegraph.replicaCount=2", &["servicegraph.replicaCount is 2", "must be 1", "one writer"]),
-    ("spanmetrics.replicaCount=3", &["spanmetrics.replicaCount is 3", "must be 1", "one writer"]),
+    ("servicegraph.replicaCount=2", &["servicegraph.replicaCount is 2", "one writer", "servicegraph.resources"]),
+    ("spanmetrics.replicaCount=3", &["spanmetrics.replicaCount is 3", "one writer", "spanmetrics.resources"]),
+    ("gateway.kubernetesAttributes=true", &["/gateway/kubernetesAttributes", "want object"]),
     ("servicegraph.autoscaling.enabled=true", &["servicegraph.autoscaling", "one writer"]),
     ("agent.autoscaling.enabled=true", &["agent.autoscaling", "each node"]),
     (
         "agent.steering.enabled=true,agent.hostPort.enabled=true",
         &["agent.hostPort.enabled is true", "host's network", "agent.hostPort.enabled: false"],
     ),
-    ("logs.replicaCount=2", &["manage_schema", "only one process may create the schema", "validate"]),
-    ("logs.autoscaling.enabled=true", &["logs.autoscaling", "manage_schema"]),
+    (
+        "logs.schemaJob.enabled=false,logs.replicaCount=2",
+        &["manage_schema", "only one process may create the schema", "schemaJob.enabled: true", "validate"],
+    ),
+    ("logs.schemaJob.enabled=false,logs.autoscaling.enabled=true", &["logs.autoscaling", "manage_schema"]),
+    (
+        "logs.config.exporters.cassandra.manage_schema=create",
+        &["logs.schemaJob.enabled is true", "manage_schema is create", "Leave manage_schema out"],
+    ),
     ("isolationforest.enabled=false", &["isolationforest.enabled is false", "nowhere to go"]),
     (
         "agent.enabled=false,gateway.enabled=false,servicegraph.enabled=false,spanmetrics.enabled=false,\

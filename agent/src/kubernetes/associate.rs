@@ -54,6 +54,8 @@ struct Claims<'a> {
     name: Option<&'a str>,
     container: Option<&'a str>,
     container_id: Option<&'a str>,
+    namespace: Option<&'a str>,
+    node: Option<&'a str>,
 }
 
 impl<'a> Claims<'a> {
@@ -66,6 +68,8 @@ impl<'a> Claims<'a> {
                 b"k8s.pod.name" => &mut claims.name,
                 b"k8s.container.name" => &mut claims.container,
                 b"container.id" => &mut claims.container_id,
+                b"k8s.namespace.name" => &mut claims.namespace,
+                b"k8s.node.name" => &mut claims.node,
                 _ => continue,
             };
             if let Value::Str(text) = entry.value() {
@@ -76,15 +80,37 @@ impl<'a> Claims<'a> {
     }
 }
 
-type Found<'t> = Option<(&'t Pod, &'t [Addition])>;
+/// Where a resource comes from.
+#[derive(Debug)]
+pub(super) struct Origin<'t, 'r> {
+    pub(super) pod: Option<&'t Pod>,
+    /// What is added because of its container.
+    pub(super) container: &'t [Addition],
+    /// The namespace and the node that it names itself.
+    pub(super) namespace: Option<&'r str>,
+    pub(super) node: Option<&'r str>,
+    pub(super) outcome: Outcome,
+}
 
-/// The pod of a resource and what is added because of its container.
-pub(super) fn of_resource<'t>(
+impl Origin<'_, '_> {
+    /// The namespace's name: what the resource says counts, because that is what it leaves with.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.or(self.pod.map(|pod| &*pod.namespace))
+    }
+
+    /// The node's name, likewise.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.node.or(self.pod.map(|pod| &*pod.node))
+    }
+}
+
+/// The pod of a resource, and what leads on from there.
+pub(super) fn of_resource<'t, 'r>(
     table: &'t Table,
     caller: &Caller,
     by_caller: Option<&'t Pod>,
-    resource: &Resource<'_>,
-) -> (Found<'t>, Outcome) {
+    resource: &Resource<'r>,
+) -> Origin<'t, 'r> {
     let claims = Claims::of(resource);
     let direct = if caller.pod_uid.is_some() { Outcome::Steering } else { Outcome::Connection };
     let (pod, outcome) = if let Some(uid) = claims.uid {
@@ -104,12 +130,19 @@ pub(super) fn of_resource<'t>(
             None => (None, Outcome::Unknown),
         }
     };
-    match pod {
+    let (pod, outcome) = match pod {
         // The name says most plainly that it is someone else's.
         Some(pod) if claims.name.is_some_and(|name| *name != *pod.name) => (None, Outcome::Foreign),
         Some(pod) if pod.ignored => (None, Outcome::Ignored),
-        Some(pod) => (Some((pod, container(pod, &claims))), outcome),
-        None => (None, outcome),
+        pod => (pod, outcome),
+    };
+    let asks = outcome != Outcome::Ignored;
+    Origin {
+        pod,
+        container: pod.map_or(&[], |pod| container(pod, &claims)),
+        namespace: claims.namespace.filter(|_| asks),
+        node: claims.node.filter(|_| asks),
+        outcome,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The configuration of `processors.k8sattributes`, with the keys of the collector's processor where
 //! the meaning is the same.
 //!
-//! Absent on purpose: `pod_association` (the order is fixed, see [`crate::kubernetes`]), metadata of
-//! other kinds of objects (namespaces, nodes), watches beyond this node.
+//! Absent on purpose: `pod_association` (the order is fixed, see [`crate::kubernetes`]), and of other
+//! kinds of objects everything but the labels and annotations of namespaces and nodes.
 
 use std::time::Duration;
 
@@ -34,7 +34,11 @@ pub struct Config {
     #[schemars(with = "GoDuration")]
     pub pod_delete_grace: Duration,
     /// Pods that are known at most, deleted ones included. Default 2000; a kubelet runs 110 by default.
+    /// What is beyond is counted, and its telemetry passes without attributes.
     pub max_pods: usize,
+    /// Bytes that the pods take at most; as many as an eighth of it each are for the labels of namespaces
+    /// and of nodes. Default 67108864 (64 MiB); a pod takes some 1 to 2 KiB.
+    pub max_bytes: usize,
     /// How long a connect to the API server or its answer to a list may take. Default 10s.
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "GoDuration")]
@@ -51,16 +55,18 @@ impl Default for Config {
             wait_for_metadata_timeout: Duration::from_secs(3),
             pod_delete_grace: Duration::from_secs(120),
             max_pods: 2000,
+            max_bytes: 64 << 20,
             timeout: Duration::from_secs(10),
         }
     }
 }
 
-/// Which pods are watched: those of one node.
+/// Which pods are watched: those of one node, or all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FilterConfig {
-    /// The node's name. Default: the value of the variable that `node_from_env_var` names.
+    /// The node's name. Default: the value of the variable that `node_from_env_var` names. `""`: the pods
+    /// of the whole cluster, for a gateway; raise `max_pods` to what runs there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The variable that holds the node's name. Default `K8S_NODE_NAME`.
@@ -73,11 +79,24 @@ impl Default for FilterConfig {
     }
 }
 
+/// The pods that are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those of the node with this name.
+    Node(String),
+    /// All of the cluster.
+    Cluster,
+}
+
 impl FilterConfig {
-    /// The node, when it is known.
-    pub fn node_name(&self) -> Option<String> {
-        let from_env = || std::env::var(&self.node_from_env_var).ok();
-        self.node.clone().or_else(from_env).filter(|node| !node.is_empty())
+    /// What is watched, when that is known.
+    pub(super) fn scope(&self) -> Option<Scope> {
+        let node = match &self.node {
+            Some(node) if node.is_empty() => return Some(Scope::Cluster),
+            Some(node) => node.clone(),
+            None => std::env::var(&self.node_from_env_var).ok().filter(|node| !node.is_empty())?,
+        };
+        Some(Scope::Node(node))
     }
 }
 
@@ -88,9 +107,9 @@ pub struct ExtractConfig {
     /// Attributes by name. The default adds those of the collector but `k8s.pod.start_time`, and the
     /// names of the other workloads and of the container.
     pub metadata: Vec<Metadata>,
-    /// Attributes from the pod's labels.
+    /// Attributes from labels.
     pub labels: Vec<FieldRule>,
-    /// Attributes from the pod's annotations.
+    /// Attributes from annotations.
     pub annotations: Vec<FieldRule>,
 }
 
@@ -200,7 +219,7 @@ pub enum Metadata {
 #[serde(default, deny_unknown_fields)]
 pub struct FieldRule {
     /// The attribute's name. With `key_regex` it may refer to groups (`$1`). Default
-    /// `k8s.pod.labels.<key>` or `k8s.pod.annotations.<key>`.
+    /// `k8s.<from>.labels.<key>` or `k8s.<from>.annotations.<key>`, as in `k8s.pod.labels.app`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tag_name: String,
     /// The label or annotation. Exactly one of `key` and `key_regex` is set.
@@ -209,17 +228,22 @@ pub struct FieldRule {
     /// Every label or annotation whose whole name matches.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key_regex: String,
-    /// Where it is read.
+    /// Whose label or annotation it is. Default `pod`. `namespace` and `node` are watched, by metadata
+    /// alone, only when a rule asks for them, and need the right to list and watch that kind.
     pub from: Source,
 }
 
-/// Where a label or annotation is read.
+/// Whose label or annotation it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// The pod.
+    /// The pod's.
     #[default]
     Pod,
+    /// That of the namespace which the resource names, or of the pod's.
+    Namespace,
+    /// That of the node which the resource names, or of the pod's.
+    Node,
 }
 
 impl FieldRule {
@@ -246,12 +270,13 @@ impl Config {
     /// Everything that cannot work; each line names the key below `processors.k8sattributes`.
     pub fn problems(&self) -> Vec<String> {
         let mut found = self.api.problems();
-        match self.filter.node_name() {
+        match self.filter.scope() {
             None => found.push(format!(
-                "filter: the node is not known: set filter.node, or the variable {} (fieldRef spec.nodeName)",
+                "filter: the node is not known: set filter.node (\"\" for the whole cluster), or the variable {} \
+                 (fieldRef spec.nodeName)",
                 self.filter.node_from_env_var
             )),
-            Some(node) if node.contains([',', '=', '!']) => {
+            Some(Scope::Node(node)) if node.contains([',', '=', '!']) => {
                 found.push(format!("filter.node: `{node}` is not a node's name"));
             }
             Some(_) => {}
@@ -263,6 +288,9 @@ impl Config {
         }
         if self.max_pods == 0 {
             found.push("max_pods is 0: it must be at least 1".to_owned());
+        }
+        if self.max_bytes == 0 {
+            found.push("max_bytes is 0: it must be at least 1".to_owned());
         }
         if self.timeout.is_zero() {
             found.push("timeout is 0s: it must be longer".to_owned());

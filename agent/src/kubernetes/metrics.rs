@@ -4,6 +4,7 @@ use mirador_service::metrics::{Counter, Family, Gauge, Registry};
 use prometheus_client::encoding::EncodeLabelSet;
 
 use super::associate::Outcome;
+use super::places::Snapshot;
 use super::table::{Changes, Table};
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -16,6 +17,11 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
 #[derive(Debug)]
 pub(super) struct Metrics {
     resources: [Counter; 6],
@@ -25,6 +31,8 @@ pub(super) struct Metrics {
     pods: Gauge,
     bytes: Gauge,
     table_size: Gauge,
+    labelled: Family<KindLabels, Gauge>,
+    labelled_bytes: Family<KindLabels, Gauge>,
     added: Counter,
     updated: Counter,
     deleted: Counter,
@@ -43,9 +51,17 @@ impl Metrics {
         );
         let skipped = registry.counter_family::<ReasonLabels>(
             "mirador_k8sattributes_skipped",
-            "Pods (over_limit) and values of labels and annotations (too_long, too_many) that were left out.",
+            "Pods, namespaces and nodes (over_limit) and values of labels and annotations (too_long, too_many) that were left out.",
         );
         registry.declare_labels("mirador_k8sattributes_skipped", &["reason"]);
+        let labelled = registry.gauge_family(
+            "mirador_k8sattributes_labelled_objects",
+            "Namespaces and nodes whose labels or annotations add something, by kind.",
+        );
+        let labelled_bytes =
+            registry.gauge_family("mirador_k8sattributes_labelled_bytes", "Bytes that these take, estimated, by kind.");
+        registry.declare_labels("mirador_k8sattributes_labelled_objects", &["kind"]);
+        registry.declare_labels("mirador_k8sattributes_labelled_bytes", &["kind"]);
         let resource = |(_, outcome)| resources.get_or_create_owned(&OutcomeLabels { outcome });
         let wait = |outcome| waits.get_or_create_owned(&OutcomeLabels { outcome });
         Self {
@@ -56,6 +72,8 @@ impl Metrics {
             pods: registry.gauge("mirador_k8sattributes_pods", "Pods that are known, deleted ones included."),
             bytes: registry.gauge("mirador_k8sattributes_table_bytes", "Bytes that the known pods take, estimated."),
             table_size: registry.gauge("otelcol_otelsvc_k8s_pod_table_size", "Pods that are known."),
+            labelled,
+            labelled_bytes,
             added: registry.counter("otelcol_otelsvc_k8s_pod_added", "Pods that were added."),
             updated: registry.counter("otelcol_otelsvc_k8s_pod_updated", "Pods that were updated."),
             deleted: registry.counter("otelcol_otelsvc_k8s_pod_deleted", "Pods that were deleted."),
@@ -82,8 +100,18 @@ impl Metrics {
         self.added.inc_by(changes.added);
         self.updated.inc_by(changes.updated);
         self.deleted.inc_by(changes.deleted);
-        if changes.over_limit > 0 {
-            self.skipped.get_or_create_owned(&ReasonLabels { reason: "over_limit" }).inc_by(changes.over_limit);
+        self.over_limit(changes.over_limit);
+    }
+
+    pub(super) fn labelled(&self, kind: &'static str, snapshot: &Snapshot) {
+        let labels = KindLabels { kind };
+        self.labelled.get_or_create_owned(&labels).set(snapshot.len() as i64);
+        self.labelled_bytes.get_or_create_owned(&labels).set(snapshot.bytes as i64);
+    }
+
+    pub(super) fn over_limit(&self, objects: u64) {
+        if objects > 0 {
+            self.skipped.get_or_create_owned(&ReasonLabels { reason: "over_limit" }).inc_by(objects);
         }
     }
 

@@ -5,8 +5,7 @@
 //!   hash as a label; a replica set that stands alone has no such label;
 //! - a cron job's job is named `<cron job>-<minutes since 1970>`, of which there are eight digits.
 //!
-//! Bounded: a pod has at most [`MAX_ATTRIBUTES`] attributes from labels and annotations, none of them
-//! longer than [`MAX_VALUE`]; what is left out is counted.
+//! Bounded: by [`Fields`](super::rules::Fields), and by what the API server lets an object be.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,13 +15,7 @@ use mirador_otlp::enrich::Addition;
 use super::config::Metadata as M;
 use super::metrics::Metrics;
 use super::object::{self, PodObject};
-use super::rules::{Extract, Rule};
-
-/// Attributes from labels and annotations at most.
-const MAX_ATTRIBUTES: usize = 64;
-
-/// Bytes of a label's or annotation's value at most; an annotation may have 256 KiB.
-const MAX_VALUE: usize = 4096;
+use super::rules::Extract;
 
 /// The annotation with which a pod is left alone, as in the collector.
 const IGNORE: &str = "opentelemetry.io/k8s-processor/ignore";
@@ -37,6 +30,9 @@ pub(super) struct Pod {
     /// The UID in its cgroups when it is not `uid`.
     pub(super) static_uid: Option<Arc<str>>,
     pub(super) name: Box<str>,
+    pub(super) namespace: Box<str>,
+    /// Empty before it is bound to one.
+    pub(super) node: Box<str>,
     /// The addresses that are its own; none on the host's network, and none when it has ended.
     pub(super) ips: Vec<IpAddr>,
     /// When it started, in RFC 3339 and UTC, which sorts as text.
@@ -70,6 +66,8 @@ impl Pod {
             uid: object.uid().into(),
             static_uid: object.annotation(STATIC_UID).map(Arc::from),
             name: object.name().into(),
+            namespace: object.namespace().into(),
+            node: spec.node_name.as_deref().unwrap_or_default().into(),
             ips: if has_ips { ips(object) } else { Vec::new() },
             started: status.start_time.as_deref().unwrap_or_default().into(),
             ignored: object.annotation(IGNORE) == Some("true"),
@@ -88,7 +86,8 @@ impl Pod {
             .iter()
             .map(|of| size_of::<Container>() + of.name.len() + of.id.len() + additions(&of.attributes))
             .sum();
-        let texts = self.uid.len() + self.static_uid.as_ref().map_or(0, |uid| uid.len()) + self.name.len();
+        let names = self.name.len() + self.namespace.len() + self.node.len();
+        let texts = self.uid.len() + self.static_uid.as_ref().map_or(0, |uid| uid.len()) + names;
         size_of::<Self>()
             + texts
             + self.started.len()
@@ -135,26 +134,8 @@ fn attributes(object: &PodObject, extract: &Extract, metrics: &Metrics) -> Box<[
     let workload = workload(object, &mut collect);
     service(object, &workload, &mut collect);
     let mut found = collect.found;
-    let metadata = found.len();
-    for (key, value) in object.labels() {
-        by_rules(&extract.labels, key, value, &mut found, metadata, metrics);
-    }
-    for (key, value) in object.annotations() {
-        by_rules(&extract.annotations, key, value, &mut found, metadata, metrics);
-    }
+    extract.pod.add(object.labels(), object.annotations(), &mut found, metrics);
     found.into_boxed_slice()
-}
-
-fn by_rules(rules: &[Rule], key: &str, value: &str, found: &mut Vec<Addition>, metadata: usize, metrics: &Metrics) {
-    for name in rules.iter().filter_map(|rule| rule.attribute(key)) {
-        if value.len() > MAX_VALUE {
-            metrics.skipped("too_long");
-        } else if found.len() - metadata >= MAX_ATTRIBUTES {
-            metrics.skipped("too_many");
-        } else {
-            found.push(Addition::string(&name, value));
-        }
-    }
 }
 
 /// Adds the workload's attributes; returns the name of the topmost one.

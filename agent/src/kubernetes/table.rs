@@ -1,7 +1,7 @@
 //! The pods of the node, by UID and by address.
 //!
-//! Never: does IO, reads a clock. Invariants: at most `limit` pods, deleted ones make room first; a
-//! list replaces everything when it is complete; an address is held by the youngest pod that claims it,
+//! Never: does IO, reads a clock. Invariants: at most `limit` pods that take at most `max_bytes`, deleted
+//! ones make room first, and a pod that does not fit is not known at all; a list replaces everything when it is complete; an address is held by the youngest pod that claims it,
 //! and by a living one rather than a deleted one.
 
 use std::collections::HashMap;
@@ -49,6 +49,9 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Pods {
     limit: usize,
+    max_bytes: usize,
+    /// Bytes of all pods.
+    bytes: usize,
     grace: Duration,
     known: HashMap<Arc<str>, Known>,
     list: u64,
@@ -56,8 +59,8 @@ pub(super) struct Pods {
 }
 
 impl Pods {
-    pub(super) fn new(limit: usize, grace: Duration) -> Self {
-        Self { limit, grace, known: HashMap::new(), list: 0, changes: Changes::default() }
+    pub(super) fn new(limit: usize, max_bytes: usize, grace: Duration) -> Self {
+        Self { limit, max_bytes, bytes: 0, grace, known: HashMap::new(), list: 0, changes: Changes::default() }
     }
 
     /// A list begins. What it does not name is deleted when it is complete.
@@ -96,7 +99,12 @@ impl Pods {
         for known in self.known.values_mut() {
             known.has_address = known.deleted.is_none_or(|at| now < at + ADDRESS_GRACE);
         }
-        self.known.retain(|_, known| known.deleted.is_none_or(|at| now < at + grace));
+        let bytes = &mut self.bytes;
+        self.known.retain(|_, known| {
+            let stays = known.deleted.is_none_or(|at| now < at + grace);
+            *bytes -= if stays { 0 } else { known.pod.bytes() };
+            stays
+        });
     }
 
     /// When there is something to forget.
@@ -116,41 +124,54 @@ impl Pods {
         if pod.uid.is_empty() {
             return;
         }
-        if let Some(known) = self.known.get_mut(&pod.uid) {
-            known.list = self.list;
-            known.deleted = None;
-            known.has_address = true;
-            if *known.pod != pod {
-                known.pod = Arc::new(pod);
-                self.changes.updated += 1;
+        let known = self.known.get_mut(&pod.uid);
+        let is_new = known.is_none();
+        if let Some(known) = known {
+            if *known.pod == pod {
+                known.list = self.list;
+                known.deleted = None;
+                known.has_address = true;
+                return;
             }
-            return;
+            self.forget(&pod.uid);
         }
-        if self.known.len() >= self.limit && !self.make_room(now) {
+        let bytes = pod.bytes();
+        if !self.make_room(bytes, now) {
             self.changes.over_limit += 1;
             return;
         }
+        *(if is_new { &mut self.changes.added } else { &mut self.changes.updated }) += 1;
+        self.bytes += bytes;
         let pod = Arc::new(pod);
         self.known.insert(Arc::clone(&pod.uid), Known { pod, deleted: None, has_address: true, list: self.list });
-        self.changes.added += 1;
     }
 
-    /// Forgets the pod that was deleted longest ago.
-    fn make_room(&mut self, now: Instant) -> bool {
-        self.expire(now);
-        if self.known.len() < self.limit {
-            return true;
+    fn forget(&mut self, uid: &str) {
+        if let Some(known) = self.known.remove(uid) {
+            self.bytes -= known.pod.bytes();
         }
-        let deleted = self.known.values().filter_map(|known| Some((known.deleted?, Arc::clone(&known.pod.uid))));
-        match deleted.min() {
-            Some((_, uid)) => self.known.remove(&uid).is_some(),
-            None => false,
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        self.known.len() < self.limit && self.bytes + bytes <= self.max_bytes
+    }
+
+    /// Forgets the pods that were deleted longest ago until there is room for one more.
+    fn make_room(&mut self, bytes: usize, now: Instant) -> bool {
+        if !self.fits(bytes) {
+            self.expire(now);
         }
+        while !self.fits(bytes) {
+            let deleted = self.known.values().filter_map(|known| Some((known.deleted?, Arc::clone(&known.pod.uid))));
+            let Some((_, uid)) = deleted.min() else { return false };
+            self.forget(&uid);
+        }
+        true
     }
 
     /// The snapshot for requests.
     pub(super) fn table(&self) -> Table {
-        let mut table = Table { pods: self.known.len(), ..Table::default() };
+        let mut table = Table { pods: self.known.len(), bytes: self.bytes, ..Table::default() };
         // The better claim on an address comes last: living before deleted, younger before older.
         let mut claims: Vec<&Known> = self.known.values().collect();
         claims.sort_unstable_by(|a, b| {
@@ -161,7 +182,6 @@ impl Pods {
         table.by_ip.reserve(claims.len());
         for known in claims {
             let pod = &known.pod;
-            table.bytes += pod.bytes();
             if let Some(uid) = &pod.static_uid {
                 table.by_uid.insert(Arc::clone(uid), Arc::clone(pod));
             }

@@ -42,7 +42,7 @@ impl Rig {
     fn publish(&self, objects: &[PodObject]) {
         let shared = &self.attributes.shared;
         let extract = Extract::new(&shared.config.extract);
-        let mut pods = Pods::new(100, Duration::from_secs(1));
+        let mut pods = Pods::new(100, usize::MAX, Duration::from_secs(1));
         for object in objects {
             pods.applied(Pod::of(object, &extract, &shared.metrics), Instant::now());
         }
@@ -195,7 +195,64 @@ fn what_cannot_work_is_named() {
         json!({"filter": {"node": "n"}, "extract": {"labels": [{"key": "a", "key_regex": "b"}, {"key_regex": "("}]}});
     let found = problems(rules);
     assert!(found.contains("extract.labels[0]") && found.contains("extract.labels[1]: key_regex: `(`"), "{found}");
-    assert!(
-        serde_json::from_value::<Config>(json!({"extract": {"labels": [{"key": "a", "from": "namespace"}]}})).is_err()
-    );
+    let elsewhere = json!({"extract": {"labels": [{"key": "a", "from": "deployment"}]}});
+    assert!(serde_json::from_value::<Config>(elsewhere).is_err());
+    assert!(problems(json!({"filter": {"node": "a,b"}})).contains("`a,b`"));
+    assert!(problems(json!({"filter": {"node": "n"}, "max_bytes": 0})).contains("max_bytes"));
+    assert_eq!(problems(json!({"filter": {"node": "", "node_from_env_var": "NO_SUCH_VARIABLE"}})), "");
+}
+
+#[test]
+fn a_node_that_is_said_to_be_empty_means_the_whole_cluster_and_one_that_is_not_said_does_not() {
+    let filter = |value: Value| serde_json::from_value::<config::FilterConfig>(value).expect("the keys are known");
+    assert_eq!(filter(json!({"node": ""})).scope(), Some(Scope::Cluster));
+    assert_eq!(filter(json!({"node": "a"})).scope(), Some(Scope::Node("a".to_owned())));
+    assert_eq!(filter(json!({"node": null, "node_from_env_var": "NO_SUCH_VARIABLE"})).scope(), None);
+}
+
+#[tokio::test]
+async fn labels_of_the_namespace_and_of_the_node_are_added_by_what_the_resource_names_or_else_by_its_pod() {
+    let extract = json!({"metadata": [], "labels": [
+        {"tag_name": "team", "key": "team", "from": "namespace"}, {"key": "zone", "from": "node"}, {"key": "zone"}]});
+    let extract = serde_json::from_value(extract).expect("the keys are known");
+    let rig = rig(&Config { extract, ..Config::default() });
+    let shared = &rig.attributes.shared;
+    let known = |around: &Surroundings, names: [&str; 2], key: &str| {
+        let mut places = places::Places::new(usize::MAX);
+        for name in names {
+            places.put(name, vec![Addition::string(key, name)]);
+        }
+        around.show(&mut places, &shared.metrics);
+    };
+    known(&shared.namespaces, ["shop", "bank"], "team");
+    known(&shared.nodes, ["node-1", "node-2"], "k8s.node.labels.zone");
+    let of_pod = ["team=shop", "k8s.node.labels.zone=node-1", "host.name=node-1"];
+    assert_eq!(rig.enriched(&at("10.0.0.1"), &[]).await, of_pod);
+    let named = rig.enriched(&at("10.9.9.9"), &[("k8s.namespace.name", "bank"), ("k8s.node.name", "node-2")]).await;
+    assert_eq!(named[2..], ["team=bank", "k8s.node.labels.zone=node-2", "host.name=node-1"]);
+    assert_eq!(rig.enriched(&at("10.9.9.9"), &[("k8s.namespace.name", "none")]).await.len(), 2);
+    let own = rig.enriched(&at("10.0.0.1"), &[("team", "mine")]).await;
+    assert_eq!(own, ["team=mine", "k8s.node.labels.zone=node-1", "host.name=node-1"]);
+    assert_eq!(rig.metric("mirador_k8sattributes_labelled_objects{kind=\"node\"}"), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_pod_waits_for_what_the_rules_read_elsewhere_too() {
+    let extract = json!({"labels": [{"tag_name": "team", "key": "team", "from": "namespace"}]});
+    let extract = serde_json::from_value(extract).expect("the keys are known");
+    let rig = Arc::new(rig(&Config { extract, wait_for_metadata: true, ..Config::default() }));
+    let waiting = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.enriched(&at("10.0.0.1"), &[]).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "the pod is known, its namespace is not");
+    let mut places = places::Places::new(usize::MAX);
+    places.begin();
+    places.put("shop", vec![Addition::string("team", "blue")]);
+    places.finish();
+    let shared = &rig.attributes.shared;
+    shared.namespaces.show(&mut places, &shared.metrics);
+    shared.tables.send_modify(|count| *count += 1);
+    assert!(waiting.await.expect("it ends").contains(&"team=blue".to_owned()));
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use mirador_agent::config::Config;
 use mirador_proto::otlp::collector::trace::v1::ExportTraceServiceRequest;
 use mirador_proto::otlp::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use mirador_support::backends::ports;
 use mirador_transport::kubernetes::{ApiConfig, AuthType};
 use mirador_transport::sender::config::{K8sConfig, PortRef, ResolverConfig};
 use prost::Message as _;
@@ -106,13 +107,8 @@ fn config(server: &ApiServer, files: &tempfile::TempDir) -> Config {
     config
 }
 
-/// A port that is free on 127.0.0.1 now, and most likely on all of 127/8.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// A request with one span of this name for each of 400 traces.
-fn traces(name: &str) -> Bytes {
+pub(crate) fn traces(name: &str) -> Bytes {
     let span = |id: u32| {
         let mut trace_id = [9; 16];
         trace_id[..4].copy_from_slice(&id.to_be_bytes());
@@ -129,7 +125,7 @@ async fn probe(agent: &Running, name: &str) {
 }
 
 /// The fraction of traces that changed owners, and who has them now.
-fn moved(before: &BTreeMap<Vec<u8>, usize>, after: &BTreeMap<Vec<u8>, usize>) -> (f64, BTreeSet<usize>) {
+pub(crate) fn moved(before: &BTreeMap<Vec<u8>, usize>, after: &BTreeMap<Vec<u8>, usize>) -> (f64, BTreeSet<usize>) {
     assert_eq!((before.len(), after.len()), (400, 400));
     let moves: Vec<usize> =
         before.iter().filter(|(trace, owner)| after[*trace] != **owner).map(|(trace, _)| after[trace]).collect();
@@ -179,7 +175,8 @@ async fn owners(agent: &Running, count: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owners_change_under_load_and_everything_acknowledged_arrives() {
     let server = ApiServer::start().await;
-    let mut fleet = Fleet { server, replicas: BTreeMap::new(), left: Vec::new(), port: free_port(), next_ip: 0 };
+    let mut fleet =
+        Fleet { server, replicas: BTreeMap::new(), left: Vec::new(), port: ports::free().unwrap(), next_ip: 0 };
     for replica in 0..3 {
         fleet.add(replica).await;
     }

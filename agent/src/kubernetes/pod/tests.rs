@@ -4,6 +4,7 @@ use mirador_service::metrics::Registry;
 use serde_json::{Value, json};
 
 use super::super::config::{ExtractConfig, FieldRule};
+use super::super::rules::{MAX_ATTRIBUTES, MAX_VALUE};
 use super::*;
 
 fn read(object: Value) -> PodObject {

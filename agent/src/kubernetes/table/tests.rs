@@ -12,6 +12,8 @@ fn pod(uid: &str, ip: Option<u8>, started: &str) -> Pod {
         uid: uid.into(),
         static_uid: None,
         name: uid.into(),
+        namespace: "shop".into(),
+        node: "node-1".into(),
         ips: ip.map(|last| IpAddr::from([10, 0, 0, last])).into_iter().collect(),
         started: started.into(),
         ignored: false,
@@ -28,7 +30,7 @@ fn holder(table: &Table, ip: u8) -> Option<&str> {
 #[test]
 fn a_reused_address_belongs_to_the_youngest_pod_that_lives() {
     let start = Instant::now();
-    let mut pods = Pods::new(10, GRACE);
+    let mut pods = Pods::new(10, usize::MAX, GRACE);
     pods.applied(pod("old", Some(1), "2026-01-01T00:00:00Z"), start);
     pods.applied(pod("new", Some(1), "2026-01-02T00:00:00Z"), start);
     assert_eq!(holder(&pods.table(), 1), Some("new"));
@@ -44,7 +46,7 @@ fn a_reused_address_belongs_to_the_youngest_pod_that_lives() {
 #[test]
 fn a_deleted_pod_is_remembered_for_the_grace_and_no_longer() {
     let start = Instant::now();
-    let mut pods = Pods::new(10, GRACE);
+    let mut pods = Pods::new(10, usize::MAX, GRACE);
     pods.applied(pod("a", Some(1), ""), start);
     assert_eq!(pods.wake_at(), None);
     pods.deleted("a", start);
@@ -63,7 +65,7 @@ fn a_deleted_pod_is_remembered_for_the_grace_and_no_longer() {
 #[test]
 fn the_bound_holds_and_deleted_pods_make_room_first() {
     let start = Instant::now();
-    let mut pods = Pods::new(2, GRACE);
+    let mut pods = Pods::new(2, usize::MAX, GRACE);
     pods.applied(pod("a", Some(1), ""), start);
     pods.applied(pod("b", Some(2), ""), start);
     pods.applied(pod("c", Some(3), ""), start);
@@ -75,9 +77,31 @@ fn the_bound_holds_and_deleted_pods_make_room_first() {
 }
 
 #[test]
+fn pods_take_no_more_bytes_than_they_may_and_one_that_does_not_fit_is_not_known() {
+    let start = Instant::now();
+    let large = |uid: &str, ip| Pod { started: "x".repeat(1000).into(), ..pod(uid, Some(ip), "") };
+    let mut pods = Pods::new(10, 2 * large("a", 1).bytes(), GRACE);
+    for (uid, ip) in [("a", 1), ("b", 2), ("c", 3)] {
+        pods.applied(large(uid, ip), start);
+    }
+    assert_eq!(pods.take_changes(), Changes { added: 2, over_limit: 1, ..Changes::default() });
+    pods.deleted("a", start);
+    pods.applied(large("c", 3), start);
+    let table = pods.table();
+    assert_eq!((table.pods, holder(&table, 1), holder(&table, 3)), (2, None, Some("c")));
+    // One that grows too much is not left as it was.
+    let mut grown = large("c", 3);
+    grown.name = "y".repeat(9000).into();
+    pods.take_changes();
+    pods.applied(grown, start);
+    assert_eq!(pods.take_changes(), Changes { over_limit: 1, ..Changes::default() });
+    assert_eq!((pods.table().pods, pods.bytes), (1, large("b", 2).bytes()));
+}
+
+#[test]
 fn a_list_that_breaks_off_deletes_nothing_and_a_complete_one_what_it_lacks() {
     let start = Instant::now();
-    let mut pods = Pods::new(10, GRACE);
+    let mut pods = Pods::new(10, usize::MAX, GRACE);
     pods.begin();
     pods.listed(pod("a", Some(1), ""), start);
     pods.listed(pod("b", Some(2), ""), start);
@@ -119,7 +143,7 @@ proptest! {
     #[test]
     fn living_pods_are_always_found(steps in proptest::collection::vec(step(), 0..60)) {
         let mut now = Instant::now();
-        let mut pods = Pods::new(100, GRACE);
+        let mut pods = Pods::new(100, usize::MAX, GRACE);
         let mut living: BTreeMap<u8, u8> = BTreeMap::new();
         let make = |uid: u8, ip: u8| pod(&format!("p{uid:02}"), Some(ip), &format!("{uid:02}"));
         for step in steps {
@@ -158,5 +182,6 @@ proptest! {
         }
         pods.expire(now + GRACE);
         prop_assert_eq!(pods.table().pods, living.len());
+        prop_assert_eq!(pods.bytes, pods.known.values().map(|known| known.pod.bytes()).sum::<usize>());
     }
 }
