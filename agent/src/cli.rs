@@ -56,8 +56,10 @@ pub enum Command {
 /// What to look at.
 #[derive(Debug, Subcommand)]
 pub enum SteeringCommand {
-    /// Climb the ladder without attaching anything, and list the programs that are in the kernel now.
+    /// Climb the ladder without attaching anything, and list the programs and pins that are in the kernel now.
     Status(FileArgs),
+    /// Remove what is pinned under `steering.pin`, which detaches it, whether an agent runs or not.
+    Detach(FileArgs),
     /// Climb the ladder up to the programs being taken by the kernel; fails where it stops.
     Probe(FileArgs),
     /// Climb the whole ladder: attach to the pods' cgroup and let go at once; fails where it stops.
@@ -144,15 +146,24 @@ pub fn validate(args: &FileArgs) -> Result<(), Failed> {
 
 /// Prints the steps of steering and where they stop.
 pub fn steering(what: &SteeringCommand) -> Result<(), Failed> {
-    let (SteeringCommand::Status(file) | SteeringCommand::Probe(file) | SteeringCommand::Attach { file, .. }) = what;
+    let (SteeringCommand::Status(file)
+    | SteeringCommand::Detach(file)
+    | SteeringCommand::Probe(file)
+    | SteeringCommand::Attach { file, .. }) = what;
     let config = load(file.config.as_deref())?.steering;
+    if matches!(what, SteeringCommand::Detach(_)) {
+        return print(&command::detach(&config).map_err(|error| Failed::software(&anyhow::anyhow!(error)))?);
+    }
     let ladder = match what {
         SteeringCommand::Attach { .. } => command::attach_and_detach(&config),
         _ => command::probe(&config),
     };
     print(&ladder.to_string())?;
+    if !matches!(what, SteeringCommand::Probe(_)) {
+        print(&command::rules(&config))?;
+    }
     if matches!(what, SteeringCommand::Status(_)) {
-        return print(&command::in_kernel());
+        return print(&(command::in_kernel() + &command::pinned(&config)));
     }
     match ladder.stopped() {
         Some(failure) => Err(Failed::software(&anyhow::anyhow!("steering: {}", failure.reason))),
@@ -164,7 +175,7 @@ pub fn steering(what: &SteeringCommand) -> Result<(), Failed> {
 pub async fn docs(topic: Topic) -> Result<(), Failed> {
     let text = match topic {
         Topic::Config => file::document::<Config>("Keys of the agent"),
-        Topic::Telemetry => telemetry().await.map_err(|error| Failed::software(&error))?,
+        Topic::Telemetry => Box::pin(telemetry()).await.map_err(|error| Failed::software(&error))?,
     };
     print(&text)
 }

@@ -6,10 +6,11 @@
 //! connections are redirected. The records that both sides read are those of `mirador-ebpf-shared`.
 //!
 //! Invariants: whatever is missing, hung or dead leaves a connection to its original destination; nothing
-//! stays attached when the process has ended; who is calling is known or `unknown`, never guessed.
+//! stays attached when the process has ended, unless `steering.pin` asks for it; who is calling is known or `unknown`, never guessed.
 //!
 //! Never: keeps the agent from starting or serving.
 
+mod applied;
 mod caller;
 mod cgroup;
 pub mod command;
@@ -19,23 +20,30 @@ mod introduce;
 mod ladder;
 mod load;
 mod metrics;
+mod names;
 mod object;
+mod pins;
 mod pods;
 mod privileges;
 mod rules;
+mod scope;
+mod seat;
+mod switch;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::SockMap;
-use mirador_ebpf_shared::{Instance, Kind, listener_index};
+use aya::maps::{MapData, SkStorage, SockMap};
+use mirador_ebpf_shared::Instance;
 use mirador_service::cause::chain;
 use mirador_service::drain::Drain;
 use mirador_service::metrics::Registry;
+use mirador_transport::outgoing;
 use mirador_transport::receiver::Receiver;
 use tokio::task::JoinSet;
 
+use self::applied::Applied;
 use self::caller::Directory;
 pub use self::caller::Enricher;
 pub use self::config::SteeringConfig;
@@ -43,12 +51,12 @@ use self::gate::Door;
 pub use self::ladder::{Failure, Ladder};
 use self::load::{Loaded, Owned, map, take};
 use self::metrics::Meters;
+use self::pins::Pins;
 use self::privileges::Left;
 use self::rules::words;
+use self::scope::Scope;
+use self::seat::{Neighbour, Seat};
 use self::watch::{Watch, now};
-
-/// The place of this agent in the tables of the programs: links that die with it have one owner.
-const INSTANCE: u32 = 0;
 
 /// Whether connections are redirected, and why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,9 +160,11 @@ impl Steering {
         let mut state = self.state;
         let mut detail = self.ladder.stopped().or(self.ladder.lacks()).map(|failure| failure.detail.clone());
         if let Some(loaded) = self.loaded {
-            match serve(loaded, config, receiver, &meters, drain, state.labels().1) {
+            let scope = Scope::new(config);
+            match serve(loaded, &scope, receiver, &meters, drain, state.labels().1) {
                 Ok(tasks) => {
                     running.tasks = tasks;
+                    names::start(&scope, registry, &mut running.tasks);
                     running.enricher = Enricher::new();
                 }
                 Err(failure) => {
@@ -173,54 +183,90 @@ impl Steering {
 /// Fills in the instance and starts the tasks. A failure drops the programs, which detaches them.
 fn serve(
     loaded: Loaded,
-    config: &SteeringConfig,
+    scope: &Arc<Scope>,
     receiver: &mut Receiver,
     meters: &Meters,
     drain: &Drain,
     reason: &'static str,
 ) -> Result<JoinSet<()>, Failure> {
+    let config = &scope.config;
     let Loaded { mut programs, introduction, own_cgroup } = loaded;
     let ebpf = &mut programs.ebpf;
     let directory = Arc::new(Directory::new(programs.pods.path.clone()));
-    let mut heartbeat: Owned<u64> = take(ebpf, "HEARTBEAT")?;
     let failed = |error: aya::maps::MapError| Failure::new("maps_refused", chain(&error));
     let (grpc, http) = (receiver.grpc_addr(), receiver.http_addr());
     let (ipv4, ipv6) = addresses(config, grpc.ip());
     if ipv4.is_none() && ipv6.is_none() {
         return Err(Failure::new("no_address", "no address at which pods reach this agent: set steering.addresses"));
     }
+    let (by_cgroup, by_process) = (switch::guards("cgroup"), switch::guards("process"));
+    let cgroup = if introduction.process == 0 { own_cgroup } else { introduction.cgroup };
     let instance = Instance {
         generation: now().max(1),
-        cgroup: if introduction.process == 0 { own_cgroup } else { introduction.cgroup },
-        pod: introduction.pod,
-        process: introduction.process,
+        cgroup: if by_cgroup { cgroup } else { 0 },
+        pod: if by_cgroup { introduction.pod } else { 0 },
+        process: if by_process { introduction.process } else { 0 },
         ipv4: ipv4.map_or(0, |address| words(IpAddr::V4(address))[3]),
         ipv6: ipv6.map_or([0; 4], |address| words(IpAddr::V6(address))),
         ports: [grpc.port(), http.port()],
         padding: 0,
     };
-    let mut listeners: SockMap<_> = map(ebpf, "LISTENER")?;
-    for (kind, listener) in [Kind::Grpc, Kind::Http].into_iter().zip(receiver.listeners()) {
-        listeners.set(listener_index(INSTANCE, kind as u32), listener, 0).map_err(failed)?;
+    if switch::guards("socket") {
+        mark_own_sockets(take(ebpf, "OWN")?);
     }
-    heartbeat.set(INSTANCE, now(), 0).map_err(failed)?;
-    let mut instances: Owned<Instance> = take(ebpf, "INSTANCE")?;
-    instances.set(INSTANCE, instance, 0).map_err(failed)?;
+    let (instances, heartbeat): (Owned<Instance>, Owned<u64>) = (take(ebpf, "INSTANCE")?, take(ebpf, "HEARTBEAT")?);
+    let mut listeners: SockMap<_> = map(ebpf, "LISTENER")?;
+    let _lock = programs.pins.as_ref().map(Pins::lock).transpose()?;
+    let places = seat::look(&instances, &heartbeat).map_err(failed)?;
+    let index = seat::choose(places, now(), config.heartbeat_max_age);
+    let seat = Seat::take(index, instance, (instances, heartbeat), &mut listeners, &receiver.listeners(), now());
+    let seat = seat.map_err(failed)?;
     let attributes = config.identity.attributes.clone();
     let (callers, tls) = (take(ebpf, "CALLER")?, take(ebpf, "TLS")?);
     receiver.set_gate(Arc::new(Door::new(callers, tls, Arc::clone(&directory), attributes, meters.clone())));
     tracing::debug!(?ipv4, ?ipv6, process = instance.process, pod = instance.pod, "connections are steered here");
     let mut tasks = JoinSet::new();
-    tasks.spawn(watch::beat(heartbeat, INSTANCE, config.heartbeat_max_age, drain.clone()));
+    tasks.spawn(watch::beat(seat, receiver.pulse(), config.heartbeat_max_age, drain.clone(), meters.clone()));
     if config.debug {
         let log = aya_log::EbpfLogger::init(ebpf).map_err(|error| Failure::new("maps_refused", chain(&error)))?;
         tasks.spawn(watch::log(log));
     }
-    let (settings, rules) = (take(ebpf, "CONFIG")?, take(ebpf, "POD")?);
+    let settings = take(ebpf, "CONFIG")?;
+    let rules = Applied::new(Arc::clone(scope), take(ebpf, "POD")?, take(ebpf, "DESTINATION")?);
     let (total, by_pod, events) = (take(ebpf, "TOTAL")?, take(ebpf, "BY_POD")?, take(ebpf, "EVENT")?);
     let (config, meters) = (config.clone(), meters.clone());
-    tasks.spawn(Watch { programs, settings, total, by_pod, rules, events, directory, config, reason, meters }.run());
+    let tables = programs.again("INSTANCE").zip(programs.again("HEARTBEAT"));
+    let neighbour =
+        tables.map(|(instances, heartbeat)| Neighbour::beside(index, instance.generation, instances, heartbeat));
+    let removed = false;
+    let watch = Watch {
+        programs,
+        neighbour,
+        removed,
+        settings,
+        total,
+        by_pod,
+        rules,
+        events,
+        directory,
+        config,
+        reason,
+        meters,
+    };
+    tasks.spawn(watch.run());
     Ok(tasks)
+}
+
+/// Marks every socket that this process connects with, so that the hooks let it go. The mark is the
+/// kernel's, with the socket: no pod can set it.
+fn mark_own_sockets(own: SkStorage<MapData, u32>) {
+    let own = Mutex::new(own);
+    outgoing::mark_with(move |socket| {
+        let marked = own.lock().unwrap_or_else(PoisonError::into_inner).insert(&socket, 1, 0);
+        if let Err(error) = marked {
+            tracing::debug!(%error, "a socket of ours cannot be marked, the other guards keep it out");
+        }
+    });
 }
 
 /// Where pods reach this agent, by family: as configured, as listened on, or as this host sends from. A

@@ -17,8 +17,10 @@ use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mirador_ebpf_shared::{Address, Config, Event, Flow, INSTANCES, MAPPED, Origin, Outcome, Rule, listener_index};
 
-use crate::count::{self, Tally};
-use crate::maps::{CONFIG, DESTINATION, HEARTBEAT, INSTANCE, INTRODUCTION, LISTENER, ORIGIN, POD, PORT, TLS, handle};
+use crate::count;
+use crate::maps::{
+    CONFIG, DESTINATION, HEARTBEAT, INSTANCE, INTRODUCTION, LISTENER, ORIGIN, OWN, POD, PORT, TLS, handle,
+};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -131,15 +133,16 @@ fn steer(ctx: &SockAddrContext, address: Address) -> Option<Target> {
         return None;
     }
     let mut event =
-        Event { kind: 0, outcome: 0, cgroup: process.cgroup, pod: process.pod, address, port, padding: [0; 3] };
-    let tally = Tally::of(&mut event);
-    tally.attempt();
+        Event { kind: 0, outcome: 0, cgroup: process.cgroup, pod: process.pod, address, port: u64::from(port) };
+    count::attempt(&mut event);
     let decided = decide(ctx, config, &process, address, port, kind);
+    // Its fields are written on every path, because the verifier wants to see that whatever is read.
     let (outcome, target) = match decided {
-        Ok(target) => (Outcome::Redirected, Some(target)),
-        Err(outcome) => (outcome, None),
+        Ok(target) => (Outcome::Redirected, target),
+        Err(outcome) => (outcome, Target { address: [0; 4], port: 0 }),
     };
-    tally.outcome(outcome);
+    let outcome = count::opaque(outcome as u32);
+    count::outcome(process.pod, outcome);
     if event.kind != 0 {
         event.outcome = outcome as u32;
         count::report(&event);
@@ -148,7 +151,7 @@ fn steer(ctx: &SockAddrContext, address: Address) -> Option<Target> {
         ctx,
         "connect of cgroup {} in pod {} to port {}: outcome {}", process.cgroup, process.pod, port, outcome as u32
     );
-    target
+    (outcome == Outcome::Redirected as u64).then_some(target)
 }
 
 #[inline(always)]
@@ -164,7 +167,7 @@ fn decide(
         true => Ok(target),
         false => Err(Outcome::NoMemory),
     };
-    let verdict = judge(config, process, address, port);
+    let verdict = judge(ctx, config, process, address, port);
     let verdict = match verdict {
         Ok(()) => target(config, address, kind),
         Err(outcome) => Err(outcome),
@@ -185,12 +188,19 @@ fn decide(
 
 /// Whether the connection may be steered at all.
 #[inline(always)]
-fn judge(config: &Config, process: &Process, address: Address, port: u16) -> Result<(), Outcome> {
+fn judge(
+    ctx: &SockAddrContext,
+    config: &Config,
+    process: &Process,
+    address: Address,
+    port: u16,
+) -> Result<(), Outcome> {
     if is_local(&address) {
         return Err(Outcome::Destination);
     }
     let id = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if is_own(0, process, &address, port, id) || is_own(1, process, &address, port, id) {
+    let marked = !unsafe { OWN.get_ptr_mut(ctx) }.is_null();
+    if marked || is_own(0, process, &address, port, id) || is_own(1, process, &address, port, id) {
         return Err(Outcome::Own);
     }
     if config.flags & Config::DESTINATION_RULES != 0 {
@@ -207,8 +217,8 @@ fn judge(config: &Config, process: &Process, address: Address, port: u16) -> Res
             return Err(Outcome::Pod);
         }
     }
-    let flow = Flow { pod: process.pod, address, port, padding: [0; 3] };
-    if unsafe { TLS.get(flow) }.is_some() {
+    let flow = Flow { pod: process.pod, address, port, padding: 0, end: 0 };
+    if unsafe { TLS.get(&flow) }.is_some() {
         return Err(Outcome::Tls);
     }
     Ok(())
@@ -246,7 +256,10 @@ fn target_of(index: u32, config: &Config, address: Address, kind: u32) -> Result
     if unsafe { bpf_ktime_get_ns() }.saturating_sub(heard) > config.max_age {
         return Err(Outcome::Stale);
     }
-    let port = if kind == 0 { instance.ports[0] } else { instance.ports[1] };
+    // Both are read: an address that depends on the kind is what a loader without `CAP_PERFMON` may not compute.
+    let (grpc, http) =
+        unsafe { ((&raw const instance.ports[0]).read_volatile(), (&raw const instance.ports[1]).read_volatile()) };
+    let port = if kind == 0 { grpc } else { http };
     if is_mapped(&address) {
         if instance.ipv4 == 0 {
             return Err(Outcome::NoAddress);
@@ -272,8 +285,8 @@ fn is_listening(index: u32) -> bool {
     state == LISTENING
 }
 
-/// Three guards, each of which alone keeps the agent from calling itself: its cgroup or pod, its process,
-/// its address.
+/// Whether agent `index` is calling, or is called anyway. Its cgroup or pod and its process are two of the
+/// three guards that each alone keep an agent from calling itself; the third is the mark on its sockets.
 #[inline(always)]
 fn is_own(index: u32, process: &Process, address: &Address, port: u16, id: u32) -> bool {
     let Some(instance) = INSTANCE.get(index) else { return false };
@@ -366,6 +379,25 @@ fn remember(ctx: &SockAddrContext, process: &Process, address: Address, port: u1
     if stored.is_null() {
         return false;
     }
-    unsafe { *stored = origin };
+    unsafe { store(stored, &origin) };
     true
+}
+
+/// Copies word by word: a copy of the whole is a call that subtracts pointers, which the kernel refuses from a
+/// loader without `CAP_PERFMON`.
+#[inline(always)]
+unsafe fn store(to: *mut Origin, from: &Origin) {
+    unsafe {
+        (&raw mut (*to).cgroup).write_volatile(from.cgroup);
+        (&raw mut (*to).pod).write_volatile(from.pod);
+        (&raw mut (*to).namespace).write_volatile(from.namespace);
+        (&raw mut (*to).connected).write_volatile(from.connected);
+        (&raw mut (*to).address[0]).write_volatile(from.address[0]);
+        (&raw mut (*to).address[1]).write_volatile(from.address[1]);
+        (&raw mut (*to).address[2]).write_volatile(from.address[2]);
+        (&raw mut (*to).address[3]).write_volatile(from.address[3]);
+        (&raw mut (*to).port).write_volatile(from.port);
+        (&raw mut (*to).kind).write_volatile(from.kind);
+        (&raw mut (*to).padding).write_volatile(from.padding);
+    }
 }

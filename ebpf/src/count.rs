@@ -3,77 +3,70 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mirador_ebpf_shared::{Counters, Event, Outcome};
 
 use crate::maps::{BY_POD, EVENT, TOTAL};
 
-/// Where one connect is counted: for all pods, and for its own when that has counters.
-pub struct Tally {
-    total: *mut Counters,
-    pod: *mut Counters,
+/// What a pod has when it is first seen. It lies in read-only data: on the stack it would be cleared in a
+/// loop that the kernel refuses from a loader without `CAP_PERFMON`.
+static NOTHING: Counters = Counters { attempts: 0, outcomes: [0; 9], lost_identities: 0, lost_pods: 0 };
+
+/// Counts a connect of `event.pod` before anything is decided: for all pods, and for its own, whose counters
+/// are made when they are not there. Says in `event` what is to be reported of that.
+///
+/// A counter is looked up wherever it is added to: a pointer that is kept may be null as far as speculation
+/// could tell, which a loader without `CAP_PERFMON` may not.
+#[inline(always)]
+pub fn attempt(event: &mut Event) {
+    if let Some(total) = TOTAL.get_ptr_mut(0) {
+        add(unsafe { &raw mut (*total).attempts });
+    }
+    if event.pod == 0 {
+        return;
+    }
+    if let Some(pod) = BY_POD.get_ptr_mut(event.pod) {
+        return add(unsafe { &raw mut (*pod).attempts });
+    }
+    let added = BY_POD.insert(event.pod, &NOTHING, u64::from(BPF_NOEXIST));
+    // Another processor may have been first: then there is nothing to report.
+    if let Some(pod) = BY_POD.get_ptr_mut(event.pod) {
+        add(unsafe { &raw mut (*pod).attempts });
+        if added.is_ok() {
+            event.kind = Event::FIRST_CONNECT;
+        }
+        return;
+    }
+    event.kind = Event::LOST_POD;
+    if let Some(total) = TOTAL.get_ptr_mut(0) {
+        add(unsafe { &raw mut (*total).lost_pods });
+    }
 }
 
-impl Tally {
-    /// The counters of `event.pod`, made when they are not there.
-    #[inline(always)]
-    pub fn of(event: &mut Event) -> Self {
-        let total = TOTAL.get_ptr_mut(0).unwrap_or(core::ptr::null_mut());
-        let mut tally = Self { total, pod: core::ptr::null_mut() };
-        if event.pod == 0 {
-            return tally;
-        }
-        if let Some(pod) = BY_POD.get_ptr_mut(event.pod) {
-            tally.pod = pod;
-            return tally;
-        }
-        let added = BY_POD.insert(
-            event.pod,
-            Counters { attempts: 0, outcomes: [0; 9], lost_identities: 0, lost_pods: 0 },
-            u64::from(BPF_NOEXIST),
-        );
-        // Another processor may have been first: then there is nothing to report.
-        match BY_POD.get_ptr_mut(event.pod) {
-            Some(pod) => {
-                tally.pod = pod;
-                if added.is_ok() {
-                    event.kind = Event::FIRST_CONNECT;
-                }
-            }
-            None => {
-                event.kind = Event::LOST_POD;
-                if !total.is_null() {
-                    add(unsafe { &raw mut (*total).lost_pods });
-                }
-            }
-        }
-        tally
+/// Counts what became of a connect of `pod`: an [`Outcome`] that went through [`opaque`].
+#[inline(always)]
+pub fn outcome(pod: u64, outcome: u64) {
+    let place = (outcome & 15) as usize;
+    if place >= Outcome::ALL.len() {
+        return;
     }
+    if let Some(total) = TOTAL.get_ptr_mut(0) {
+        add(unsafe { (&raw mut (*total).outcomes).cast::<u64>().add(place) });
+    }
+    if let Some(pod) = BY_POD.get_ptr_mut(pod) {
+        add(unsafe { (&raw mut (*pod).outcomes).cast::<u64>().add(place) });
+    }
+}
 
-    /// Counts the connect, before anything is decided.
-    #[inline(always)]
-    pub fn attempt(&self) {
-        if !self.total.is_null() {
-            add(unsafe { &raw mut (*self.total).attempts });
-        }
-        if !self.pod.is_null() {
-            add(unsafe { &raw mut (*self.pod).attempts });
-        }
-    }
-
-    /// Counts what became of it.
-    #[inline(always)]
-    pub fn outcome(&self, outcome: Outcome) {
-        let place = outcome as usize;
-        if place >= Outcome::ALL.len() {
-            return;
-        }
-        if !self.total.is_null() {
-            add(unsafe { (&raw mut (*self.total).outcomes).cast::<u64>().add(place) });
-        }
-        if !self.pod.is_null() {
-            add(unsafe { (&raw mut (*self.pod).outcomes).cast::<u64>().add(place) });
-        }
-    }
+/// `number` as the verifier does not know it. Without `CAP_PERFMON` it masks every addition to a pointer
+/// against speculation, and refuses one instruction that adds another constant on each path; and before
+/// Linux 6.8 it refuses to overwrite half of a number on the stack whose bounds it knows.
+#[inline(always)]
+pub fn opaque(number: u32) -> u64 {
+    let noise = unsafe { bpf_ktime_get_ns() };
+    let mixed = u64::from(number) ^ noise;
+    // Volatile, or the compiler sees that the two cancel out.
+    unsafe { core::ptr::from_ref(&mixed).read_volatile() ^ noise }
 }
 
 /// Counts an identity that was lost on its way.
@@ -90,7 +83,7 @@ pub fn lost_identity(pod: u64) {
 /// Reports `event`; a full buffer drops it, and what it reports is counted elsewhere.
 #[inline(always)]
 pub fn report(event: &Event) {
-    let _ = EVENT.output::<Event>(*event, 0);
+    let _ = EVENT.output::<Event>(event, 0);
 }
 
 /// The hooks may be preempted on their processor, so the addition is one instruction. The standard

@@ -40,11 +40,11 @@ fn by_client(ctx: &SockOpsContext) {
         unsafe { bpf_sk_storage_get(handle(&ORIGIN), socket.cast(), core::ptr::null_mut(), 0) }.cast();
     if origin.is_null() || unsafe { (*origin).kind } == Origin::VOID {
         // Whatever an earlier connection with these addresses has left is not about this one.
-        let _ = HANDSHAKE.remove(tuple);
+        let _ = HANDSHAKE.remove(&tuple);
         return;
     }
     let origin = unsafe { *origin };
-    if HANDSHAKE.insert(tuple, origin, 0).is_err() {
+    if HANDSHAKE.insert(&tuple, &origin, 0).is_err() {
         lost(&origin);
     }
 }
@@ -56,9 +56,9 @@ fn by_agent(ctx: &SockOpsContext) {
         return;
     }
     let tuple = Tuple { client: remote(ctx), server: local(ctx), client_port: remote_port(ctx), server_port: port };
-    let Some(origin) = (unsafe { HANDSHAKE.get(tuple) }) else { return };
+    let Some(origin) = (unsafe { HANDSHAKE.get(&tuple) }) else { return };
     let mut origin = *origin;
-    let _ = HANDSHAKE.remove(tuple);
+    let _ = HANDSHAKE.remove(&tuple);
     let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if socket.is_null() {
         return;
@@ -79,8 +79,7 @@ fn lost(origin: &Origin) {
         cgroup: origin.cgroup,
         pod: origin.pod,
         address: origin.address,
-        port: origin.port,
-        padding: [0; 3],
+        port: u64::from(origin.port),
     });
 }
 

@@ -48,6 +48,10 @@ pub static INTRODUCTION: Array<Introduction> = Array::with_max_entries(1, 0);
 #[btf_map]
 pub static ORIGIN: SkStorage<Origin> = SkStorage::new();
 
+/// With a socket that an agent has made to connect from: it is never steered.
+#[btf_map]
+pub static OWN: SkStorage<u32> = SkStorage::new();
+
 /// With a socket that the agent has accepted: who is at the other end.
 #[btf_map]
 pub static CALLER: SkStorage<Origin> = SkStorage::new();

@@ -3,51 +3,19 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use mirador_support::backends::client::until;
 use mirador_support::rig::{Class, Driver, programs_in_kernel, remake_pods_cgroup};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{CLIENT, WAIT, counted, rig, until_answered, until_metric, who};
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_agent_refuses_nobody_under_load_and_takes_over_again_when_it_is_back() -> Result<()> {
-    let Some((mut rig, gateway)) = rig(Driver::Systemd) else { return Ok(()) };
-    let mut agent = rig.agent(json!({}), None).await?;
-    let pod = rig.pod(Class::Burstable)?;
-    ensure!(who(&pod, "203.0.113.9", 4317)? == "agent");
-    let storm = pod
-        .command("python3")
-        .args(["-c", CLIENT, "storm", "203.0.113.9", "4317", "8000", "8"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    // In the middle of it, as the agent itself counts.
-    until("the storm to reach the agent", WAIT, async || {
-        Ok((agent.metric("mirador_steering_redirected_total", &[]).await? > 500.0).then_some(()))
-    })
-    .await?;
-    agent.kill().await?;
-    ensure!(who(&pod, "203.0.113.9", 4317)? == "gateway", "the next connect, without any waiting");
-    let output = storm.wait_with_output()?;
-    let counts: Value = serde_json::from_slice(&output.stdout).context("the storm's counts")?;
-    let count = |what: &str| counts[what].as_u64().unwrap_or(0);
-    // A connection that the agent had accepted, or that was under way to it, ends with it.
-    ensure!(count("agent") > 0 && count("gateway") > 0, "{counts}");
-    ensure!(count("ECONNREFUSED") <= 1, "at most the one connect between the hook and the listener: {counts}");
-    ensure!(count("timeout") == 0 && count("lost") <= 64, "{counts}");
-    ensure!(count("agent") + count("gateway") + count("lost") + count("ECONNREFUSED") == 8000, "{counts}");
-    ensure!(programs_in_kernel()?.is_empty(), "the kernel has detached what the agent had attached");
-    ensure!(gateway.accepted() >= count("gateway"));
-    agent.restart().await?;
-    until_answered(&pod, "agent").await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_hangs_is_passed_by_until_it_is_back() -> Result<()> {
     let Some((mut rig, _gateway)) = rig(Driver::Systemd) else { return Ok(()) };
     let agent = rig.agent(json!({"heartbeat_max_age": "500ms"}), None).await?;
     let pod = rig.pod(Class::Burstable)?;
-    ensure!(who(&pod, "203.0.113.9", 4317)? == "agent");
+    until_answered(&pod, "agent").await?;
     agent.pause();
     until_answered(&pod, "gateway").await?;
     agent.resume();
@@ -129,4 +97,33 @@ async fn counters_are_exactly_what_the_clients_have_done() -> Result<()> {
     until_metric(&agent, "mirador_steering_accepted_total", &[], 1500.0).await?;
     ensure!(gateway.accepted() == 1500);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_anothers_sockhash_owns_is_steered_and_answered() -> Result<()> {
+    let Some((mut rig, gateway)) = rig(Driver::Systemd) else { return Ok(()) };
+    let agent = rig.agent(json!({}), None).await?;
+    let pod = rig.pod(Class::Burstable)?;
+    let found = pod.python(CLIENT, &["owned", "203.0.113.9", "4317"])?;
+    ensure!(found == json!({"owned": true, "who": "agent", "peer": ["203.0.113.9", 4317]}), "{found}");
+    ensure!(gateway.accepted() == 0);
+    counted(&agent, 1.0).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counters_of_a_pod_end_after_the_pod_and_are_never_taken_back() -> Result<()> {
+    let Some((mut rig, _gateway)) = rig(Driver::Cgroupfs) else { return Ok(()) };
+    let agent = rig.agent(json!({}), None).await?;
+    let (gone, stays) = (rig.pod(Class::Burstable)?, rig.pod(Class::Guaranteed)?);
+    for pod in [&gone, &stays] {
+        ensure!(who(pod, "203.0.113.9", 4317)? == "agent");
+        until_metric(&agent, "mirador_steering_pod_connects_total", &[("pod", &pod.uid)], 1.0).await?;
+    }
+    gone.remove();
+    until("the series of the pod that is gone to end", WAIT, async || {
+        Ok((!agent.page().await?.contains(&gone.uid)).then_some(()))
+    })
+    .await?;
+    until_metric(&agent, "mirador_steering_pod_connects_total", &[("pod", &stays.uid)], 1.0).await?;
+    counted(&agent, 2.0).await
 }

@@ -1,5 +1,7 @@
 //! Who is calling: known or unknown, never somebody else.
 
+use std::collections::HashSet;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,13 +17,16 @@ use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use prost::Message as _;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 
-use crate::{CLIENT, WAIT, rig, until_metric, who};
+use crate::{CLIENT, WAIT, counted, rig, until_metric, who};
 
 /// Sends spans with a stock SDK over gRPC and over HTTP, one connection each time.
 const SDK: &str = include_str!("sdk.py");
+/// Many pods at one time.
+const CROWD: &str = include_str!("crowd.py");
 
 /// An owner that keeps what it gets: service, pod and container of each span.
 #[derive(Debug, Default, Clone)]
@@ -109,7 +114,7 @@ async fn no_connection_is_ever_taken_for_another_pods_under_churn() -> Result<()
             let count = (200 * (number + 1)).to_string();
             let mut command = pod.command("python3");
             command.args(["-c", CLIENT, "storm", "203.0.113.9", "4317", &count, "4"]);
-            command.stdout(std::process::Stdio::null()).spawn()
+            command.stdout(Stdio::null()).spawn()
         })
         .collect::<std::io::Result<_>>()?;
     for mut storm in storms {
@@ -145,4 +150,84 @@ async fn a_cgroup_without_a_pods_name_is_unknown_and_a_caller_from_outside_is_no
     // A pod that dials the node itself is known all the same, and counted as nothing to steer.
     ensure!(who(&pod, "203.0.113.9", 4317)? == "agent");
     until_metric(&agent, "mirador_steering_accepted_total", &[("caller", "pod")], 1.0).await
+}
+
+/// Runs the crowd's script over `pods` and checks that nothing has failed.
+async fn crowd(words: &[&str], pods: &[Pod], on_node: bool) -> Result<Value> {
+    let listed: Vec<Value> = pods
+        .iter()
+        .map(|pod| {
+            let namespace = (!on_node).then(|| pod.namespace());
+            json!({"uid": pod.uid, "cgroup": pod.cgroup(), "namespace": namespace})
+        })
+        .collect();
+    let mut command = tokio::process::Command::new("python3");
+    command.args(["-c", CROWD]).args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("a pipe")?;
+    stdin.write_all(json!(listed).to_string().as_bytes()).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    ensure!(output.status.success(), "the script has failed");
+    let found: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(found["errors"] == json!([]), "{found}");
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_pods_with_twenty_connections_at_once_are_each_known_for_who_they_are() -> Result<()> {
+    const PODS: usize = 200;
+    const CONNECTIONS: usize = 20;
+    let Some((mut rig, _gateway)) = rig(Driver::Systemd) else { return Ok(()) };
+    let (owner, address, _task) = Owner::start().await?;
+    let pods: Vec<Pod> = (0..PODS)
+        .map(|number| rig.pod([Class::Burstable, Class::BestEffort, Class::Guaranteed][number % 3]))
+        .collect::<Result<_>>()?;
+    let connections = json!({"max_connections": 8192, "connection_memory_mib": 1024});
+    let config = json!({"receiver": {"connections": connections}});
+    let agent = rig.agent_with(json!({}), config, Some(address)).await?;
+    let found = crowd(&["all", &CONNECTIONS.to_string()], &pods, false).await?;
+    ensure!(found["answered"] == PODS * CONNECTIONS, "{found}");
+    let all = PODS * CONNECTIONS;
+    until("every span to arrive", WAIT, async || Ok((owner.spans().len() == all).then_some(()))).await?;
+    let mut seen = HashSet::new();
+    for [service, pod_uid, container] in owner.spans() {
+        let (uid, _) = service.split_once(' ').context(service.clone())?;
+        let pod = pods.iter().find(|pod| pod.uid == uid).context(service.clone())?;
+        ensure!(pod_uid == pod.uid && container == pod.container, "{service}: {pod_uid}, {container}");
+        ensure!(seen.insert(service.clone()), "{service} came twice");
+    }
+    until_metric(&agent, "mirador_steering_accepted_total", &[("caller", "pod")], all as f64).await?;
+    until_metric(&agent, "mirador_steering_lost_identities_total", &[], 0.0).await?;
+    counted(&agent, all as f64).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_connections_that_reuse_ports_never_show_another_pods_identity() -> Result<()> {
+    const COUNT: usize = 100_000;
+    const EVERY: usize = 50;
+    let Some((mut rig, _gateway)) = rig(Driver::Cgroupfs) else { return Ok(()) };
+    let (owner, address, _task) = Owner::start().await?;
+    let pods = [rig.pod(Class::Burstable)?, rig.pod(Class::Guaranteed)?];
+    let agent = rig.agent(json!({}), Some(address)).await?;
+    // On the node's own network: both have the same address, and so the same four addresses again and again.
+    let found = crowd(&["reuse", &COUNT.to_string(), &EVERY.to_string()], &pods, true).await?;
+    let (connects, spans) = (COUNT + COUNT / 10, (COUNT + COUNT / 10) / EVERY);
+    ensure!(found["answered"] == spans && found["connects"] == connects, "{found}");
+    until("every span to arrive", WAIT, async || Ok((owner.spans().len() == spans).then_some(()))).await?;
+    for [service, pod_uid, container] in owner.spans() {
+        let pod = pods.iter().find(|pod| service.starts_with(&pod.uid)).context(service.clone())?;
+        ensure!(pod_uid == pod.uid && container == pod.container, "{service}: {pod_uid}, {container}");
+    }
+    for (pod, count) in pods.iter().zip([COUNT, COUNT / 10]) {
+        let labels = [("pod", pod.uid.as_str()), ("outcome", "redirected")];
+        // A connect that found its port taken was made, and was made again.
+        until("every connect to be counted", WAIT, async || {
+            let counted = agent.metric("mirador_steering_pod_connects_total", &labels).await?;
+            Ok((counted >= count as f64).then_some(()))
+        })
+        .await?;
+    }
+    until_metric(&agent, "mirador_steering_accepted_total", &[("caller", "unknown")], 0.0).await?;
+    until_metric(&agent, "mirador_steering_accepted_total", &[("caller", "none")], 0.0).await
 }

@@ -3,11 +3,22 @@
 //! Where the process may not do that, or the agent was built without the programs, each test prints why and
 //! is counted as skipped; the tests of the fall-back run everywhere.
 
+#[path = "../../crates/transport/tests/kubernetes/api_server.rs"]
+#[expect(dead_code, reason = "the watch's own tests need more of it")]
+#[expect(clippy::unwrap_used, reason = "it is a part of tests, which fail where it cannot go on")]
+mod api_server;
+mod exports;
 mod failing;
 mod fallback;
+mod foreign;
+mod guards;
 mod identity;
+mod names;
+mod paced;
+mod pinned;
 mod redirect;
 mod rules;
+mod storm;
 
 use std::time::Duration;
 
@@ -46,6 +57,16 @@ fn who(pod: &Pod, address: &str, port: u16) -> Result<String> {
 async fn until_answered(pod: &Pod, whom: &str) -> Result<()> {
     until(&format!("a connect to be answered by {whom}"), WAIT, async || {
         Ok((who(pod, "203.0.113.9", 4317)? == whom).then_some(()))
+    })
+    .await
+}
+
+/// Waits until `agent` has been sent `count` connects more than it had.
+async fn until_redirected(agent: &Agent, count: f64) -> Result<()> {
+    let redirected = async || agent.metric("mirador_steering_redirected_total", &[]).await;
+    let before = redirected().await?;
+    until(&format!("{count} connects to be redirected"), WAIT, async || {
+        Ok((redirected().await? >= before + count).then_some(()))
     })
     .await
 }

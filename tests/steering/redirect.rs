@@ -96,3 +96,23 @@ async fn datagrams_loopback_and_processes_outside_the_pods_are_never_touched() -
     crate::until_metric(&agent, "mirador_steering_passed_total", &[("reason", "destination")], 2.0).await?;
     counted(&agent, 2.0).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_spreads_connections_over_threads_is_steered_to_and_passed_by_like_any_other() -> Result<()> {
+    let Some((mut rig, _gateway)) = rig(Driver::Cgroupfs) else { return Ok(()) };
+    let spread = json!({"receiver": {"spread": {"threads": 4}}});
+    let mut agent = rig.agent_with(json!({}), spread, None).await?;
+    let pod = rig.pod(Class::Burstable)?;
+    let count = "40";
+    let found = pod.python(CLIENT, &["storm", "203.0.113.9", "4317", count, "4"])?;
+    ensure!(found == json!({"agent": 40}), "{found}");
+    crate::until_metric(&agent, "mirador_steering_accepted_total", &[("caller", "pod")], 40.0).await?;
+    counted(&agent, 40.0).await?;
+    agent.kill().await?;
+    ensure!(crate::who(&pod, "203.0.113.9", 4317)? == "gateway", "no thread's listener is left");
+    agent.restart().await?;
+    crate::until_answered(&pod, "agent").await?;
+    agent.stop().await?;
+    ensure!(crate::who(&pod, "203.0.113.9", 4317)? == "gateway");
+    Ok(())
+}

@@ -17,6 +17,18 @@ async fn the_longest_prefix_that_holds_decides_about_a_destination() -> Result<(
         (json!({"steer": ["203.0.113.0/24"], "leave": ["203.0.113.8/30"]}), "gateway", "gateway"),
         (json!({"steer": ["2001:db8::/32"]}), "gateway", "agent"),
         (json!({"leave": ["0.0.0.0/0"], "steer": ["203.0.0.0/8", "2001:db8:213::9"]}), "agent", "agent"),
+        (
+            json!({"leave": ["203.0.113.0/24", "2001:db8:213::9"], "steer": ["203.0.0.0/8", "::/0"]}),
+            "gateway",
+            "gateway",
+        ),
+        (json!({"steer": ["203.0.0.0/8"], "leave": ["203.0.112.0/20", "::/0"]}), "gateway", "gateway"),
+        (
+            json!({"steer": ["0.0.0.0/0", "203.0.113.9"], "leave": ["203.0.113.0/24", "203.0.113.8"]}),
+            "agent",
+            "gateway",
+        ),
+        (json!({"steer": ["::ffff:203.0.113.9"]}), "agent", "gateway"),
     ];
     for (destinations, v4, v6) in cases {
         let mut agent = rig.agent(json!({"destinations": destinations}), None).await?;

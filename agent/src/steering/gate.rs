@@ -12,7 +12,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, MapData, SkStorage};
 use mirador_ebpf_shared::{Flow, Origin};
 use mirador_transport::gate::Admission;
-use mirador_transport::{Caller as Attached, Gate};
+use mirador_transport::{Caller as Attached, Gate, outgoing};
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -73,13 +73,13 @@ impl Door {
 
     async fn pass_on(&self, mut stream: TcpStream, origin: &Origin) {
         let to = destination(origin);
-        let flow = Flow { pod: origin.pod, address: origin.address, port: origin.port, padding: [0; 3] };
+        let flow = Flow { pod: origin.pod, address: origin.address, port: origin.port, padding: 0, end: 0 };
         // Should the table refuse it, the next connection comes here as well.
         self.tls.lock().unwrap_or_else(PoisonError::into_inner).insert(flow, origin.connected, 0).ok();
         let Ok(_tunnel) = self.tunnels.try_acquire() else {
             return self.meters.tls_refused("too_many");
         };
-        let connected = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
+        let connected = tokio::time::timeout(CONNECT, outgoing::connect_to(to)).await;
         let Ok(Ok(mut far)) = connected else {
             tracing::debug!(%to, "a TLS connection cannot be passed on");
             return self.meters.tls_refused("unreachable");

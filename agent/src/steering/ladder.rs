@@ -20,6 +20,8 @@ pub(super) enum Step {
     Load,
     /// They are attached to the pods' cgroup.
     Attach,
+    /// What was attached is pinned, where that is wanted.
+    Pin,
     /// The caller's identity is handed to the agent.
     Identity,
     /// Applications still see the peer that they have asked for.
@@ -38,6 +40,7 @@ impl Step {
             Self::Kernel => "kernel",
             Self::Load => "load",
             Self::Attach => "attach",
+            Self::Pin => "pin",
             Self::Identity => "identity",
             Self::PeerName => "peer_name",
             Self::Drop => "drop",
@@ -75,6 +78,11 @@ impl Ladder {
         };
         self.steps.push((step, outcome));
         given
+    }
+
+    /// What `result` has given; its failure is that of `step`.
+    pub(super) fn given<T>(&mut self, step: Step, result: Result<T, Failure>) -> Option<T> {
+        result.map_err(|failure| self.steps.push((step, Err(failure)))).ok()
     }
 
     /// The first failure that ended the climb.

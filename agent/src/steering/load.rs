@@ -1,6 +1,7 @@
 //! Climbs the ladder: finds the pods, loads the programs, attaches them.
 //!
-//! Links live as long as the process: the kernel detaches everything when it ends, however it ends.
+//! Links live as long as the process: the kernel detaches everything when it ends, however it ends. With
+//! `steering.pin` they stay, and an agent takes over what the last one has left (`super::pins`).
 //! Nothing is redirected before `super::start` has put the listeners into their map.
 
 use std::error::Error as _;
@@ -9,6 +10,7 @@ use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramType, SockOps};
 use aya::sys::is_program_supported;
 use aya::{Ebpf, EbpfLoader};
@@ -18,7 +20,8 @@ use mirador_service::cause::chain;
 use super::cgroup::{self, Cgroup};
 use super::config::{PodsMode, SteeringConfig};
 use super::ladder::{Failure, Ladder, Step};
-use super::{introduce, object, privileges};
+use super::pins::{self, Held, Pins};
+use super::{introduce, object, privileges, switch};
 
 /// Level `Debug` of the programs' log; 0 turns it off.
 const DEBUG: u8 = 4;
@@ -39,7 +42,11 @@ pub(super) enum Link {
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) ebpf: Ebpf,
+    /// The folder of the pins, when there are any.
+    pub(super) pins: Option<Pins>,
+    /// Links of ours, which end with the process. Pinned ones are nobody's.
     links: Vec<Link>,
+    attached: bool,
     abilities: Abilities,
     /// The cgroup of all pods, as it was attached to.
     pub(super) pods: Cgroup,
@@ -78,25 +85,52 @@ fn steps(config: &SteeringConfig, attach: bool, ladder: &mut Ladder) -> Option<L
     let (mount, pods) = ladder.take(Step::Cgroup, find(config))?;
     ladder.take(Step::Privileges, may_use_bpf())?;
     ladder.take(Step::Kernel, is_supported())?;
-    let mut programs = ladder.take(Step::Load, load(object, config, pods))?;
+    let pins = config.pin.as_deref().map(|root| if attach { Pins::open(root).map(Some) } else { dry(root) });
+    let (pins, unpinned) = match pins.transpose() {
+        Ok(pins) => (pins.flatten(), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    // Two agents that start at one time take turns until everything is attached.
+    let lock = pins.as_ref().map(Pins::lock).transpose();
+    let _lock = ladder.given(Step::Load, lock)?;
+    let mut programs = ladder.take(Step::Load, load(object, config, pods, pins))?;
     let own = cgroup::own(&mount);
     let own_cgroup = own.as_ref().map_or(0, |own| own.id);
     if !attach {
+        take_pin(ladder, config, unpinned);
         return None;
     }
     ladder.take(Step::Attach, attach_connect(&mut programs))?;
+    take_pin(ladder, config, unpinned);
     let introduction = introduce::introduce(&mut programs.ebpf, config).unwrap_or_default();
     // Sockets that the agent accepts belong to the cgroup of the listener. Inside the pods it is covered.
     programs.own = own.filter(|own| introduction.pod == 0 && !own.path.starts_with(&programs.pods.path));
-    let identity = programs.load_established().and_then(|()| programs.attach_established());
-    let identity = identity.map(|()| ((), "the agent learns who is calling".to_owned()));
-    programs.abilities.identity =
-        ladder.take(Step::Identity, identity.map_err(|failure| named("no_identity", failure))).is_some();
+    if config.identity.enabled {
+        let identity = programs.load_established().and_then(|()| programs.attach_established());
+        let identity = identity.map(|()| ((), "the agent learns who is calling".to_owned()));
+        programs.abilities.identity =
+            ladder.take(Step::Identity, identity.map_err(|failure| named("no_identity", failure))).is_some();
+    }
     let peer_name = programs.load_peer_name().and_then(|()| programs.attach_peer_name());
     let peer_name = peer_name.map(|()| ((), "getpeername names the original destination".to_owned()));
     programs.abilities.peer_name =
         ladder.take(Step::PeerName, peer_name.map_err(|failure| named("no_peer_name", failure))).is_some();
+    if let Some(pins) = &programs.pins {
+        pins.replace_others();
+    }
     Some(Loaded { programs, introduction, own_cgroup })
+}
+
+/// Whether there could be pins; none are made.
+fn dry(root: &Path) -> Result<Option<Pins>, Failure> {
+    pins::is_bpffs(root).map(|()| None)
+}
+
+fn take_pin(ladder: &mut Ladder, config: &SteeringConfig, unpinned: Option<Failure>) {
+    if let Some(root) = &config.pin {
+        let detail = format!("below {}", root.display());
+        ladder.take(Step::Pin, unpinned.map_or(Ok(((), detail)), Err));
+    }
 }
 
 fn find(config: &SteeringConfig) -> Result<((std::path::PathBuf, Cgroup), String), Failure> {
@@ -116,8 +150,8 @@ fn may_use_bpf() -> Result<((), String), Failure> {
 
 fn is_supported() -> Result<((), String), Failure> {
     match is_program_supported(ProgramType::CgroupSockAddr) {
-        Ok(true) => Ok(((), format!("Linux {}", release()))),
-        Ok(false) => Err(Failure::new(
+        Ok(true) if !switch::kernel_lacks("sock_addr") => Ok(((), format!("Linux {}", release()))),
+        Ok(_) => Err(Failure::new(
             "kernel_too_old",
             format!("Linux {} has no hooks at connect in cgroups: 5.10 or newer has", release()),
         )),
@@ -132,8 +166,34 @@ fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-fn load(object: &[u8], config: &SteeringConfig, pods: Cgroup) -> Result<(Programs, String), Failure> {
+fn load(
+    object: &[u8],
+    config: &SteeringConfig,
+    pods: Cgroup,
+    pins: Option<Pins>,
+) -> Result<(Programs, String), Failure> {
     let failed = |error: String| Failure::new("load_failed", error);
+    let mut ebpf = parse(object, config, None)?;
+    if let Some(pins) = &pins {
+        // What is pinned is used whatever its shape, so it is compared with what was just made.
+        if let Some(name) = pins.misfit(&ebpf) {
+            tracing::warn!(map = name, "a pinned map has another shape: replaces all pins, counters begin anew");
+            pins.clear();
+        }
+        ebpf = parse(object, config, Some(pins))?;
+    }
+    fill(&mut ebpf, config, &pods)?;
+    for name in CONNECT {
+        let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+        program.load().map_err(|error| failed(format!("{name}: {}", refusal(&error))))?;
+    }
+    let abilities = Abilities::default();
+    let programs = Programs { ebpf, pins, links: Vec::new(), attached: false, abilities, pods, own: None };
+    Ok((programs, format!("{} and {}", CONNECT[0], CONNECT[1])))
+}
+
+/// Makes the maps, and opens those that are pinned.
+fn parse(object: &[u8], config: &SteeringConfig, pins: Option<&Pins>) -> Result<Ebpf, Failure> {
     let level = if config.debug { DEBUG } else { 0 };
     // The maps are part of the memory that the agent is charged for.
     let log_bytes = if config.debug { 128 << 10 } else { 4 << 10 };
@@ -142,14 +202,10 @@ fn load(object: &[u8], config: &SteeringConfig, pods: Cgroup) -> Result<(Program
         .override_global("AYA_LOG_LEVEL", &level, false)
         .map_max_entries("BY_POD", config.identity.max_pods)
         .map_max_entries("AYA_LOGS", log_bytes);
-    let mut ebpf = loader.load(object).map_err(|error| failed(chain(&error)))?;
-    fill(&mut ebpf, config, &pods)?;
-    for name in CONNECT {
-        let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
-        program.load().map_err(|error| failed(format!("{name}: {}", refusal(&error))))?;
+    for name in pins::SHARED.into_iter().filter(|_| pins.is_some()) {
+        loader.map_pin_path(name, pins.map(|pins| pins.map(name)).unwrap_or_default());
     }
-    let programs = Programs { ebpf, links: Vec::new(), abilities: Abilities::default(), pods, own: None };
-    Ok((programs, format!("{} and {}", CONNECT[0], CONNECT[1])))
+    loader.load(object).map_err(|error| Failure::new("load_failed", chain(&error)))
 }
 
 /// Writes what the configuration says into the maps.
@@ -180,10 +236,10 @@ pub(super) fn record(config: &SteeringConfig, pods: &Cgroup) -> Config {
         root: pods.id,
         classes: cgroup::classes(&pods.path),
         max_age: u64::try_from(config.heartbeat_max_age.as_nanos()).unwrap_or(u64::MAX),
-        flags: flag(!destinations.steer.is_empty(), Config::LISTED_DESTINATIONS)
-            | flag(!destinations.steer.is_empty() || !destinations.leave.is_empty(), Config::DESTINATION_RULES)
+        flags: flag(destinations.is_listed(), Config::LISTED_DESTINATIONS)
+            | flag(destinations.has_rules(), Config::DESTINATION_RULES)
             | flag(rules.mode == PodsMode::Listed, Config::LISTED_PODS)
-            | flag(rules.mode == PodsMode::Listed || !rules.leave.is_empty(), Config::POD_RULES),
+            | flag(rules.has_rules(), Config::POD_RULES),
         padding: 0,
     }
 }
@@ -193,6 +249,7 @@ fn attach_connect(programs: &mut Programs) -> Result<((), String), Failure> {
     for name in CONNECT {
         programs.attach_address(name, &path).map_err(|failure| named("attach_failed", failure))?;
     }
+    programs.attached = true;
     Ok(((), format!("links on {}", path.display())))
 }
 
@@ -201,6 +258,7 @@ impl Programs {
     pub(super) fn attach_again(&mut self, pods: Cgroup) -> Result<(), Failure> {
         self.links.clear();
         self.pods = pods;
+        let _lock = self.pins.as_ref().map(Pins::lock).transpose()?;
         let path = self.pods.path.clone();
         for name in CONNECT {
             self.attach_address(name, &path)?;
@@ -211,17 +269,32 @@ impl Programs {
         if self.abilities.peer_name {
             self.attach_peer_name()?;
         }
+        self.attached = true;
         Ok(())
     }
 
-    /// Lets go of the cgroup.
+    /// Lets go of the cgroup. What is pinned stays.
     pub(super) fn detach(&mut self) {
         self.links.clear();
+        self.attached = false;
     }
 
     /// Whether it is attached.
     pub(super) fn is_attached(&self) -> bool {
-        !self.links.is_empty()
+        self.attached
+    }
+
+    /// Where the pinned links are; `None` when nothing is pinned.
+    pub(super) fn held(&self, cgroup: u64) -> Option<Held> {
+        let pins = self.pins.as_ref()?;
+        let found = CONNECT.map(|name| pins.holds(name, cgroup));
+        Some(if found.contains(&Held::Gone) { Held::Gone } else { found[0].max(found[1]) })
+    }
+
+    /// Another handle of a pinned map.
+    pub(super) fn again<T: aya::Pod>(&self, name: &str) -> Option<Owned<T>> {
+        let data = MapData::from_pin(self.pins.as_ref()?.map(name)).ok()?;
+        Array::try_from(Map::Array(data)).ok()
     }
 
     fn load_established(&mut self) -> Result<(), Failure> {
@@ -231,12 +304,22 @@ impl Programs {
 
     fn attach_established(&mut self) -> Result<(), Failure> {
         let places = [Some(self.pods.path.clone()), self.own.as_ref().map(|own| own.path.clone())];
-        for path in places.into_iter().flatten() {
+        for (path, pinned) in places.into_iter().zip([true, false]) {
+            let Some(path) = path else { continue };
             let folder = open(&path)?;
             let program: &mut SockOps = program(&mut self.ebpf, ESTABLISH)?;
+            // Our own cgroup ends with us, and so may the link on it.
+            let pins = self.pins.as_ref().filter(|_| pinned);
+            let fd = program.fd().map_err(|error| Failure::new("load_failed", chain(&error)))?;
+            if pins.is_some_and(|pins| pins.take_over(ESTABLISH, self.pods.id, fd)) {
+                continue;
+            }
             let link = program.attach(folder, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
             let link = link.map_err(|error| Failure::new("attach_failed", attach_refusal(&path, &error)))?;
-            self.links.push(Link::Established(link));
+            match pins {
+                Some(pins) => pins.keep(ESTABLISH, pinnable(link)?)?,
+                None => self.links.push(Link::Established(link)),
+            }
         }
         Ok(())
     }
@@ -257,12 +340,27 @@ impl Programs {
     fn attach_address(&mut self, name: &str, path: &Path) -> Result<(), Failure> {
         let folder = open(path)?;
         let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
+        let fd = program.fd().map_err(|error| Failure::new("load_failed", chain(&error)))?;
+        if self.pins.as_ref().is_some_and(|pins| pins.take_over(name, self.pods.id, fd)) {
+            return Ok(());
+        }
         // A link lets others attach beside it whatever the mode says, and knows no other mode.
         let link = program.attach(folder, CgroupAttachMode::Single).and_then(|id| program.take_link(id));
         let link = link.map_err(|error| Failure::new("attach_failed", attach_refusal(path, &error)))?;
-        self.links.push(Link::Address(link));
+        match &self.pins {
+            Some(pins) => pins.keep(name, pinnable(link)?)?,
+            None => self.links.push(Link::Address(link)),
+        }
         Ok(())
     }
+}
+
+/// Kernels before 5.7 have no links, and nothing that could be pinned.
+fn pinnable<L>(link: L) -> Result<FdLink, Failure>
+where
+    FdLink: TryFrom<L, Error = LinkError>,
+{
+    FdLink::try_from(link).map_err(|error| Failure::new("pin_refused", chain(&error)))
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
@@ -318,7 +416,8 @@ fn refusal(error: &ProgramError) -> String {
     let log = verifier_log.to_string();
     tracing::debug!(%log, "the verifier has refused a program");
     let last: Vec<_> = log.lines().rev().filter(|line| !line.starts_with("processed ")).take(3).collect();
-    format!("{io_error}: {}", last.into_iter().rev().collect::<Vec<_>>().join(" | "))
+    let hint = if privileges::has_perfmon() { "" } else { "; before Linux 6.16 the verifier wants CAP_PERFMON too" };
+    format!("{io_error}: {}{hint}", last.into_iter().rev().collect::<Vec<_>>().join(" | "))
 }
 
 fn attach_refusal(path: &Path, error: &ProgramError) -> String {
@@ -327,10 +426,23 @@ fn attach_refusal(path: &Path, error: &ProgramError) -> String {
         .and_then(|error| error.source())
         .or(error.source())
         .is_some_and(|error| error.to_string().contains("not permitted"));
-    let hint = if is_denied {
-        "; another program may be attached there, or above, in a mode that lets nobody in beside it"
-    } else {
-        ""
-    };
+    let hint = if is_denied { culprit(path) } else { String::new() };
     format!("{}: {}{hint}", path.display(), chain(error))
+}
+
+/// Who has attached a program at `path`, or above, in a mode that lets nobody in beside it.
+fn culprit(path: &Path) -> String {
+    /// `BPF_CGROUP_INET4_CONNECT`, `INET6_CONNECT`, `SOCK_OPS`, `INET4_GETPEERNAME`, `INET6_GETPEERNAME`.
+    const TYPES: [u32; 5] = [10, 11, 3, 29, 30];
+    for folder in path.ancestors() {
+        let Ok(opened) = File::open(folder) else { continue };
+        let ids = TYPES.into_iter().filter_map(|kind| mirador_ebpf_link::exclusive(&opened, kind).ok()).flatten();
+        let mut ids: Vec<u32> = ids.collect();
+        ids.dedup();
+        if !ids.is_empty() {
+            let folder = folder.display();
+            return format!("; program {ids:?} is attached to {folder} in a mode that lets nobody in beside it");
+        }
+    }
+    "; another program may be attached there, or above, in a mode that lets nobody in beside it".to_owned()
 }

@@ -30,6 +30,11 @@ struct CallerLabels {
     caller: &'static str,
 }
 
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
 /// Handles of every metric.
 #[derive(Debug, Clone)]
 pub(super) struct Meters {
@@ -45,6 +50,7 @@ pub(super) struct Meters {
     pub(super) tls_passed_on: Counter,
     tls_refused: Family<ReasonLabels, Counter>,
     pub(super) events: Counter,
+    rules: Family<KindLabels, Gauge>,
 }
 
 impl Meters {
@@ -81,7 +87,12 @@ impl Meters {
                 "Connections that began with TLS and could not be passed on, by reason.",
             ),
             events: registry.counter("mirador_steering_events", "Rare events that the programs have reported."),
+            rules: registry.gauge_family(
+                "mirador_steering_rules",
+                "Rules in force by what they are about, names resolved: `destination`, `pod`.",
+            ),
         };
+        registry.declare_labels("mirador_steering_rules", &["kind"]);
         registry.declare_labels("mirador_steering_passed", &["reason"]);
         registry.declare_labels("mirador_steering_pod_connects", &["pod", "outcome"]);
         registry.declare_labels("mirador_steering_accepted", &["caller"]);
@@ -93,6 +104,13 @@ impl Meters {
     pub(super) fn state(&self, state: &'static str, reason: &'static str) {
         self.states.clear();
         self.states.get_or_create_owned(&StateLabels { state, reason }).set(1);
+    }
+
+    /// How many rules are in force.
+    pub(super) fn rules(&self, destinations: usize, pods: usize) {
+        for (kind, count) in [("destination", destinations), ("pod", pods)] {
+            self.rules.get_or_create_owned(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     pub(super) fn caller(&self, caller: &'static str) {

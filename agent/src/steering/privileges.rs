@@ -27,6 +27,12 @@ pub(super) fn missing() -> io::Result<Option<&'static str>> {
     })
 }
 
+/// Whether the verifier trusts the process not to be led astray by speculation.
+pub(super) fn has_perfmon() -> bool {
+    let trusted = CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN);
+    capabilities(None).is_ok_and(|sets| sets.effective.intersects(trusted))
+}
+
 /// What is left after [`give_up`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {

@@ -1,22 +1,26 @@
 //! What goes on while the programs are attached: the heartbeat, the counters, the pods, the cgroup that
 //! may be made anew under us.
 
-use std::collections::{HashMap as Table, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
 use aya_log::EbpfLogger;
-use mirador_ebpf_shared::{Config, Counters, Event, Rule};
+use mirador_ebpf_shared::{Config, Counters, Event};
 use mirador_service::drain::Drain;
+use mirador_transport::receiver::Pulse;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::applied::Applied;
 use super::caller::Directory;
 use super::cgroup::Cgroup;
 use super::config::SteeringConfig;
 use super::load::{Owned, Programs, record};
 use super::metrics::{Carried, Meters};
+use super::pins::Held;
 use super::rules::address;
+use super::seat::{Beat, Neighbour, Seat};
 
 /// Heartbeats per `heartbeat_max_age`.
 const BEATS: u32 = 5;
@@ -25,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often the programs' own log is read, while they write one.
 const LOG: Duration = Duration::from_millis(100);
 /// How many looks lie between two looks at all pods.
-const PODS_EVERY: u32 = 30;
+const PODS_EVERY: u32 = 10;
 
 /// The clock of the programs.
 pub(super) fn now() -> u64 {
@@ -34,7 +38,7 @@ pub(super) fn now() -> u64 {
 }
 
 /// Says that the runtime which accepts connections still turns; stops saying so when a drain begins.
-pub(super) async fn beat(mut heartbeat: Owned<u64>, instance: u32, max_age: Duration, drain: Drain) {
+pub(super) async fn beat(mut seat: Seat, pulse: Pulse, max_age: Duration, drain: Drain, meters: Meters) {
     let mut ticks = tokio::time::interval(max_age / BEATS);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -43,21 +47,38 @@ pub(super) async fn beat(mut heartbeat: Owned<u64>, instance: u32, max_age: Dura
             () = drain.started() => break,
             _ = ticks.tick() => {}
         }
-        if let Err(error) = heartbeat.set(instance, now(), 0) {
-            tracing::warn!(%error, "the heartbeat of steering cannot be written, connections go to their original destination");
+        // A thread of the receiver hangs: what comes in there would wait for it.
+        if pulse.age() > max_age {
+            continue;
+        }
+        match seat.beat(now()) {
+            Ok(Beat::Mine) => {}
+            Ok(Beat::Again) => tracing::info!("has been silent for so long that its place was cleared, and is back"),
+            Ok(Beat::Lost) => {
+                tracing::warn!("has been silent for so long that another agent has its place: gets no connections");
+                meters.state("unavailable", "replaced");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the heartbeat of steering cannot be written, connections go to their original destination");
+            }
         }
     }
-    // New connections go elsewhere from now on; a failure leaves that to the listeners, which close.
-    heartbeat.set(instance, 0, 0).ok();
+    // New connections go elsewhere from now on.
+    seat.shed();
 }
 
 /// What one look needs.
 pub(super) struct Watch {
     pub(super) programs: Programs,
+    /// The agent that may share our tables.
+    pub(super) neighbour: Option<Neighbour>,
+    /// Somebody has removed the pins by hand.
+    pub(super) removed: bool,
     pub(super) settings: Owned<Config>,
     pub(super) total: PerCpuArray<MapData, Counters>,
     pub(super) by_pod: PerCpuHashMap<MapData, u64, Counters>,
-    pub(super) rules: HashMap<MapData, u64, u32>,
+    pub(super) rules: Applied,
     pub(super) events: RingBuf<MapData>,
     pub(super) directory: Arc<Directory>,
     pub(super) config: SteeringConfig,
@@ -74,11 +95,14 @@ impl Watch {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for look in 0_u32.. {
             ticks.tick().await;
+            if let Some(neighbour) = &mut self.neighbour {
+                neighbour.look();
+            }
             self.follow_cgroup();
-            if look % PODS_EVERY == 0 || self.has_pod_rules() {
+            if look % PODS_EVERY == 0 || self.rules.name_pods() {
                 self.directory.refresh();
             }
-            self.apply_rules(&mut seen);
+            self.rules.apply(&self.directory, &self.meters);
             self.carry(&mut seen);
             self.report();
             if look % PODS_EVERY == 0 {
@@ -91,6 +115,21 @@ impl Watch {
     fn follow_cgroup(&mut self) {
         let path = self.programs.pods.path.clone();
         match Cgroup::at(path) {
+            // A newer agent shares our links and looks after them.
+            _ if self.neighbour.as_ref().is_some_and(|other| other.is_newer(now(), self.config.heartbeat_max_age)) => {}
+            Some(pods)
+                if pods.id == self.programs.pods.id
+                    && self.programs.is_attached()
+                    && self.programs.held(pods.id) == Some(Held::Gone) =>
+            {
+                tracing::warn!(
+                    "the pinned programs were removed, connections are not steered until the agent restarts"
+                );
+                self.programs.detach();
+                self.removed = true;
+                self.meters.state("unavailable", "unpinned");
+            }
+            _ if self.removed => {}
             None if self.programs.is_attached() => {
                 tracing::warn!("the cgroup of the pods is gone, connections are not steered until it is back");
                 self.programs.detach();
@@ -117,31 +156,6 @@ impl Watch {
             // It fails only when the map is gone, and then nothing reads it.
             self.settings.set(0, wanted, 0).ok();
         }
-    }
-
-    fn has_pod_rules(&self) -> bool {
-        !self.config.pods.steer.is_empty() || !self.config.pods.leave.is_empty()
-    }
-
-    fn apply_rules(&mut self, seen: &mut Seen) {
-        if !self.has_pod_rules() {
-            return;
-        }
-        let mut wanted = Table::new();
-        self.directory.pods(|pods| {
-            for (uids, rule) in [(&self.config.pods.steer, Rule::Steer), (&self.config.pods.leave, Rule::Leave)] {
-                wanted.extend(uids.iter().filter_map(|uid| Some((pods.cgroup_of(uid)?, rule as u32))));
-            }
-        });
-        for gone in seen.rules.keys().filter(|cgroup| !wanted.contains_key(cgroup)) {
-            self.rules.remove(gone).ok();
-        }
-        for (cgroup, rule) in wanted.iter().filter(|(cgroup, rule)| seen.rules.get(cgroup) != Some(rule)) {
-            if let Err(error) = self.rules.insert(cgroup, rule, 0) {
-                tracing::warn!(%error, "a rule on a pod cannot be written");
-            }
-        }
-        seen.rules = wanted;
     }
 
     fn carry(&self, seen: &mut Seen) {
@@ -193,7 +207,6 @@ impl Watch {
 struct Seen {
     total: Counters,
     pods: Carried,
-    rules: Table<u64, u32>,
     gone: HashSet<u64>,
 }
 
@@ -228,8 +241,7 @@ fn read(bytes: &[u8]) -> Option<Event> {
         cgroup: u64_at(8)?,
         pod: u64_at(16)?,
         address: [u32_at(24)?, u32_at(28)?, u32_at(32)?, u32_at(36)?],
-        port: u16::from_ne_bytes(bytes.get(40..42)?.try_into().ok()?),
-        padding: [0; 3],
+        port: u64_at(40)?,
     })
 }
 
@@ -257,12 +269,10 @@ mod tests {
         for word in [1_u32, 2, 3, 4] {
             bytes.extend(word.to_ne_bytes());
         }
-        bytes.extend(4317_u16.to_ne_bytes());
-        bytes.extend([0; 6]);
+        bytes.extend(4317_u64.to_ne_bytes());
         assert_eq!(bytes.len(), size_of::<Event>());
         let event = read(&bytes).unwrap();
-        let expected =
-            Event { kind: 3, outcome: 4, cgroup: 11, pod: 12, address: [1, 2, 3, 4], port: 4317, padding: [0; 3] };
+        let expected = Event { kind: 3, outcome: 4, cgroup: 11, pod: 12, address: [1, 2, 3, 4], port: 4317 };
         assert_eq!(event, expected);
         assert_eq!(read(&bytes[..41]), None);
     }

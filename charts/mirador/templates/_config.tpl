@@ -88,6 +88,21 @@ client_ca_file: /etc/mirador-tls/ca.crt
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- /* Cassandra's nodes have no `https`: that its `tls` is there says as much. */ -}}
+{{- $cassandra := get .exporters "cassandra" -}}
+{{- if and (kindIs "map" $cassandra) (kindIs "map" (get (default (dict) $cassandra) "tls")) -}}
+{{- $tls := dict "ca_file" "/etc/mirador-backends/ca.crt" -}}
+{{- include "mirador.lay" (dict "base" $tls "over" $cassandra.tls) -}}
+{{- $_ := set $cassandra "tls" $tls -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether a Job makes Cassandra's tables: "true" or nothing. */}}
+{{- define "mirador.makesSchema" -}}
+{{- $cassandra := get (default (dict) .Values.logs.config.exporters) "cassandra" -}}
+{{- if and .Values.logs.enabled .Values.logs.schemaJob.enabled (kindIs "map" $cassandra) -}}
+true
+{{- end -}}
 {{- end -}}
 
 {{- define "mirador.config" -}}
@@ -100,10 +115,19 @@ client_ca_file: /etc/mirador-tls/ca.crt
 {{- $steering := dict "enabled" false -}}
 {{- if and (eq .role "agent") .Values.agent.steering.enabled -}}
 {{- $steering = dict "enabled" true "addresses" (list "${env:NODE_IP}") -}}
+{{- if .Values.agent.steering.pin.enabled -}}
+{{- /* One folder for each installation: two may run on one node. */ -}}
+{{- $_ := set $steering "pin" (printf "/sys/fs/bpf/mirador-%s-%s" .Release.Namespace .Release.Name) -}}
+{{- end -}}
+{{- if include "mirador.steeringNames" . -}}
+{{- $_ := set $steering "kubernetes" (dict) -}}
+{{- end -}}
 {{- end -}}
 {{- $_ := set $base "steering" $steering -}}
-{{- if and (eq .role "agent") .Values.agent.kubernetesAttributes.enabled -}}
-{{- $_ := set $base "processors" (dict "k8sattributes" (dict)) -}}
+{{- if (get .Values .role).kubernetesAttributes.enabled -}}
+{{- /* A gateway's senders are on every node. */ -}}
+{{- $pods := ternary (dict) (dict "filter" (dict "node" "") "max_pods" 10000) (eq .role "agent") -}}
+{{- $_ := set $base "processors" (dict "k8sattributes" $pods) -}}
 {{- end -}}
 {{- range $destination, $owners := dict "traces" "servicegraph" "red" "spanmetrics" "metrics" "isolationforest" "logs" "logs" -}}
 {{- $context := dict "root" $root "config" $config "destination" $destination "owners" $owners -}}
@@ -129,6 +153,11 @@ client_ca_file: /etc/mirador-tls/ca.crt
 {{- end -}}
 {{- if include "mirador.keeps" . -}}
 {{- $_ := set $base "state" (dict "directory" "/var/lib/mirador") -}}
+{{- end -}}
+{{- /* isolationforest may keep its episodes there, and has replicas. */ -}}
+{{- $own := get (default (dict) $config.exporters) "cassandra" -}}
+{{- if and (has .role (list "logs" "isolationforest")) (kindIs "map" $own) (include "mirador.makesSchema" .) -}}
+{{- $_ := set $base "exporters" (dict "cassandra" (dict "manage_schema" "validate")) -}}
 {{- end -}}
 {{- include "mirador.lay" (dict "base" $base "over" (deepCopy $config)) -}}
 {{- if include "mirador.asksStores" . -}}

@@ -102,10 +102,31 @@ true
 {{- end -}}
 {{- end -}}
 
+{{/* The kinds of objects that a role reads in the whole cluster for the attributes of pods, as a list; namespaces and
+     nodes only where a rule of the configuration asks for them. */}}
+{{- define "mirador.attributesRead" -}}
+{{- $kinds := list -}}
+{{- if dig "kubernetesAttributes" "enabled" false (get .Values .role) -}}
+{{- $processors := default (dict) (get (include "mirador.config" . | fromYaml) "processors") -}}
+{{- if kindIs "map" (get $processors "k8sattributes") -}}
+{{- $kinds = append $kinds "pods" -}}
+{{- $extract := default (dict) (get (get $processors "k8sattributes") "extract") -}}
+{{- range concat (default (list) (get $extract "labels")) (default (list) (get $extract "annotations")) -}}
+{{- $kind := get (dict "namespace" "namespaces" "node" "nodes") (default "pod" (get . "from")) -}}
+{{- if $kind -}}
+{{- $kinds = append $kinds $kind -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml (uniq $kinds) -}}
+{{- end -}}
+
 {{/* Whether a role asks the API server: "true" or nothing. */}}
 {{- define "mirador.asksApi" -}}
 {{- $finds := and (eq .Values.discovery "k8s") (has .role (list "agent" "gateway" "servicegraph" "spanmetrics")) -}}
-{{- if or $finds (and (eq .role "agent") .Values.agent.kubernetesAttributes.enabled) -}}
+{{- $steers := and (eq .role "agent") (include "mirador.steeringNames" .) -}}
+{{- if or $finds $steers (include "mirador.attributesRead" . | fromYamlArray) -}}
 true
 {{- end -}}
 {{- end -}}

@@ -65,7 +65,8 @@ seccompProfile:
 - name: tls
   secret:
     secretName: {{ default .Values.tls.secretName (get .Values.tls.secretNames .role) }}
-    defaultMode: 0440
+    # 0440, for parsers of YAML with another idea of octal numbers.
+    defaultMode: 288
     {{- if not (or .Values.tls.clientAuth (include "mirador.listensByTls" .)) }}
     items:
       - {key: ca.crt, path: ca.crt}
@@ -78,7 +79,8 @@ seccompProfile:
   {{- if eq $from.kind "Secret" }}
   secret:
     secretName: {{ $from.name }}
-    defaultMode: 0440
+    # 0440, for parsers of YAML with another idea of octal numbers.
+    defaultMode: 288
   {{- else }}
   configMap:
     name: {{ $from.name }}
@@ -204,6 +206,10 @@ spec:
         - name: cgroup
           mountPath: /sys/fs/cgroup
           readOnly: true
+        {{- if .Values.agent.steering.pin.enabled }}
+        - name: bpf
+          mountPath: /sys/fs/bpf
+        {{- end }}
         {{- end }}
         {{- if .Values.tls.enabled }}
         - name: tls
@@ -231,6 +237,12 @@ spec:
       hostPath:
         path: /sys/fs/cgroup
         type: Directory
+    {{- if .Values.agent.steering.pin.enabled }}
+    - name: bpf
+      hostPath:
+        path: {{ .Values.agent.steering.pin.hostPath }}
+        type: Directory
+    {{- end }}
     {{- end }}
     {{- if .Values.tls.enabled }}
     {{- include "mirador.certificates" . | nindent 4 }}

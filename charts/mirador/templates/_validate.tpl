@@ -4,7 +4,7 @@
 {{- range $role := list "servicegraph" "spanmetrics" -}}
 {{- $values := get $.Values $role -}}
 {{- if and $values.enabled (gt (int $values.replicaCount) 1) -}}
-{{- fail (printf "%s.replicaCount is %d: it must be 1. A cumulative series has one writer; two replicas would write the same series with different numbers. Give %s more CPU and memory instead." $role (int $values.replicaCount) $role) -}}
+{{- fail (printf "%s.replicaCount is %d: it must be 1. A cumulative series has one writer; two replicas would write the same series with different numbers. Set it to 1 and give %s more CPU and memory by %s.resources instead." $role (int $values.replicaCount) $role $role) -}}
 {{- end -}}
 {{- if dig "autoscaling" "enabled" false $values -}}
 {{- fail (printf "%s.autoscaling.enabled is true: it must be false, because %s has one writer per series and so one replica." $role $role) -}}
@@ -21,8 +21,12 @@
 {{- end -}}
 {{- $cassandra := get (default (dict) .Values.logs.config.exporters) "cassandra" -}}
 {{- $scaled := or (gt (int .Values.logs.replicaCount) 1) (dig "autoscaling" "enabled" .Values.defaults.autoscaling.enabled .Values.logs) -}}
-{{- if and .Values.logs.enabled $cassandra $scaled (eq (dig "manage_schema" "create" $cassandra) "create") -}}
-{{- fail "logs.replicaCount is above 1 (or logs.autoscaling is on) while logs.config.exporters.cassandra.manage_schema is create: only one process may create the schema. Install with one replica first, then set manage_schema: validate and scale." -}}
+{{- $job := include "mirador.makesSchema" . -}}
+{{- if and $job (eq (dig "manage_schema" "" $cassandra) "create") -}}
+{{- fail "logs.schemaJob.enabled is true while logs.config.exporters.cassandra.manage_schema is create: only one process may create the schema. Leave manage_schema out, or set logs.schemaJob.enabled: false." -}}
+{{- end -}}
+{{- if and .Values.logs.enabled $cassandra $scaled (not $job) (eq (dig "manage_schema" "create" $cassandra) "create") -}}
+{{- fail "logs.replicaCount is above 1 (or logs.autoscaling is on) while logs.config.exporters.cassandra.manage_schema is create: only one process may create the schema. Set logs.schemaJob.enabled: true, or have an administrator create it and set manage_schema: validate." -}}
 {{- end -}}
 {{- if not (or .Values.agent.enabled .Values.gateway.enabled .Values.servicegraph.enabled .Values.spanmetrics.enabled .Values.isolationforest.enabled .Values.logs.enabled) -}}
 {{- fail "nothing is enabled: set enabled: true for at least one of agent, gateway, servicegraph, spanmetrics, isolationforest, logs." -}}

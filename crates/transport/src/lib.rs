@@ -10,6 +10,7 @@
 
 pub mod gate;
 pub mod kubernetes;
+pub mod outgoing;
 pub mod receiver;
 pub mod sender;
 

@@ -32,17 +32,19 @@ mod listener;
 mod metrics;
 mod reply;
 mod socket;
+mod spread;
+mod threads;
 mod windows;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use mirador_service::drain::Drain;
 use mirador_service::memory::Budget;
 use mirador_service::metrics::Registry;
 use mirador_service::tls::{Acceptor, ServerTls, TlsError};
-use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub use self::config::Config;
@@ -51,6 +53,9 @@ use self::cors::Cors;
 use self::listener::Listener;
 use self::metrics::Meters;
 pub use self::metrics::ReceiverMetrics;
+use self::spread::Balance;
+use self::threads::Lane;
+pub use self::threads::Pulse;
 use self::windows::Windows;
 use crate::{Consume, Gate, Kind};
 
@@ -69,7 +74,7 @@ pub enum BindError {
         source: TlsError,
     },
     /// The address cannot be listened on.
-    #[error("protocols.{protocol}.endpoint: {endpoint}: cannot listen: {source}; free the port or choose another")]
+    #[error("protocols.{protocol}.endpoint: {endpoint}: cannot listen, free the port or choose another")]
     Listen {
         /// `grpc` or `http`.
         protocol: &'static str,
@@ -88,8 +93,9 @@ pub struct Receiver {
     drain: Drain,
     meters: Arc<Meters>,
     items: ReceiverMetrics,
-    grpc: (TcpListener, SocketAddr),
-    http: (TcpListener, SocketAddr),
+    grpc: (Vec<TcpListener>, SocketAddr),
+    http: (Vec<TcpListener>, SocketAddr),
+    pulse: Pulse,
     gate: Option<Arc<dyn Gate>>,
     /// TLS of gRPC and of HTTP.
     tls: [Option<Arc<Acceptor>>; 2],
@@ -106,10 +112,12 @@ impl Receiver {
         let tls = [("grpc", &config.protocols.grpc.tls), ("http", &config.protocols.http.tls)];
         let [grpc_tls, http_tls] = tls.map(|(protocol, tls)| acceptor(protocol, tls.as_ref()));
         let tls = [grpc_tls?, http_tls?];
-        let grpc = listen("grpc", &config.protocols.grpc.endpoint).await?;
-        let http = listen("http", &config.protocols.http.endpoint).await?;
+        let threads = config.spread.threads;
+        let grpc = listen("grpc", &config.protocols.grpc.endpoint, threads).await?;
+        let http = listen("http", &config.protocols.http.endpoint, threads).await?;
         let (meters, items) = Meters::register(registry);
-        Ok(Self { config, budget, drain, meters, items, grpc, http, gate: None, tls })
+        let pulse = Pulse::new(threads);
+        Ok(Self { config, budget, drain, meters, items, grpc, http, pulse, gate: None, tls })
     }
 
     /// Where gRPC is.
@@ -122,9 +130,15 @@ impl Receiver {
         self.http.1
     }
 
-    /// The listening sockets, gRPC first.
+    /// The listening sockets, gRPC first; of those that share a port the first one, which closes when the
+    /// others do.
     pub fn listeners(&self) -> [&TcpListener; 2] {
-        [&self.grpc.0, &self.http.0]
+        [&self.grpc.0[0], &self.http.0[0]]
+    }
+
+    /// Whether what accepts connections still turns.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Lets `gate` see every connection before its first byte is read.
@@ -140,7 +154,7 @@ impl Receiver {
     /// Serves requests of `kinds` until the drain has begun and the last connection is closed; other
     /// kinds are answered `UNIMPLEMENTED` and 404.
     pub fn serve<C: Consume>(self, consume: Arc<C>, kinds: &[Kind]) -> JoinHandle<()> {
-        let Self { config, budget, drain, meters, grpc, http, gate, tls, .. } = self;
+        let Self { config, budget, drain, meters, grpc, http, pulse, gate, tls, .. } = self;
         let limit = budget.limit();
         let memory = match config.connections.connection_memory_mib {
             Some(mib) => mib.saturating_mul(1 << 20),
@@ -152,27 +166,43 @@ impl Receiver {
             http = %http.1,
             connections = windows.slots(),
             connection_memory = memory,
+            threads = config.spread.threads,
             "receiver is listening"
         );
         let protocols = &config.protocols;
         let parameters = &protocols.grpc.keepalive.server_parameters;
+        let max_connections = config.connections.max_connections;
         let [grpc_tls, http_tls] = tls;
-        let listener = |name, socket: TcpListener, idle, tls| Listener {
-            tls,
-            name,
-            socket,
-            windows: Arc::clone(&windows),
-            max_connections: config.connections.max_connections,
-            gate: gate.clone(),
-            lifetime: activity::Lifetime {
+        let count = grpc.0.len();
+        let balance = Balance::new((0..config.spread.threads).map(|index| meters.held(index)).collect());
+        let port = |name, sockets: Vec<TcpListener>, idle, tls: Option<Arc<Acceptor>>| {
+            let slots = Arc::new(Semaphore::new(max_connections));
+            let lanes: Vec<Option<Lane>> = match count {
+                1 => vec![None],
+                _ => Lane::all(&balance, count).into_iter().map(Some).collect(),
+            };
+            let lifetime = activity::Lifetime {
                 idle,
                 header: protocols.http.read_header_timeout,
                 age: parameters.max_connection_age,
                 age_grace: parameters.max_connection_age_grace,
-            },
+            };
+            let listener = |(socket, lane)| Listener {
+                tls: tls.clone(),
+                name,
+                socket,
+                windows: Arc::clone(&windows),
+                max_connections,
+                gate: gate.clone(),
+                lifetime: lifetime.clone(),
+                slots: Arc::clone(&slots),
+                lane,
+            };
+            sockets.into_iter().zip(lanes).map(listener).collect::<Vec<_>>()
         };
-        let grpc = listener("grpc", grpc.0, parameters.max_connection_idle, grpc_tls);
-        let http = listener("http", http.0, protocols.http.idle_timeout, http_tls);
+        let grpc = port("grpc", grpc.0, parameters.max_connection_idle, grpc_tls);
+        let http = port("http", http.0, protocols.http.idle_timeout, http_tls);
+        let pairs: Vec<[Listener; 2]> = grpc.into_iter().zip(http).map(|(grpc, http)| [grpc, http]).collect();
         let bytes = |configured: u64| usize::try_from(configured).unwrap_or(usize::MAX).min(limit);
         let shared = Arc::new(Shared {
             consume,
@@ -186,8 +216,13 @@ impl Receiver {
             body: config.body,
             drain,
         });
+        if count > 1 {
+            return tokio::spawn(threads::serve(pairs, shared, pulse));
+        }
         tokio::spawn(async move {
-            tokio::join!(grpc.run(Arc::clone(&shared)), http.run(shared));
+            for [grpc, http] in pairs {
+                tokio::join!(grpc.run(Arc::clone(&shared)), http.run(Arc::clone(&shared)));
+            }
         })
     }
 }
@@ -197,9 +232,13 @@ fn acceptor(protocol: &'static str, tls: Option<&ServerTls>) -> Result<Option<Ar
     made.map_err(|source| BindError::Tls { protocol, source })
 }
 
-async fn listen(protocol: &'static str, endpoint: &str) -> Result<(TcpListener, SocketAddr), BindError> {
+async fn listen(
+    protocol: &'static str,
+    endpoint: &str,
+    threads: usize,
+) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
     let failed = |source| BindError::Listen { protocol, endpoint: endpoint.to_owned(), source };
-    let socket = TcpListener::bind(endpoint).await.map_err(failed)?;
-    let address = socket.local_addr().map_err(failed)?;
-    Ok((socket, address))
+    let sockets = spread::listen(endpoint, threads.max(1)).await.map_err(failed)?;
+    let address = sockets[0].local_addr().map_err(failed)?;
+    Ok((sockets, address))
 }

@@ -236,8 +236,11 @@ pub struct Flow {
     pub address: Address,
     /// The port there, in host order.
     pub port: u16,
-    /// Keeps the record free of hidden padding.
-    pub padding: [u16; 3],
+    /// Keeps the record free of hidden padding. Two fields, because six bytes would be cleared in a loop
+    /// that the kernel refuses from a loader without `CAP_PERFMON`.
+    pub padding: u16,
+    /// As `padding`.
+    pub end: u32,
 }
 
 /// Something rare that the hooks report as it happens.
@@ -254,10 +257,9 @@ pub struct Event {
     pub pod: u64,
     /// Where the application wanted to go.
     pub address: Address,
-    /// The port there, in host order.
-    pub port: u16,
-    /// Keeps the record free of hidden padding.
-    pub padding: [u16; 3],
+    /// The port there, in host order. As wide as a word, because older kernels refuse a loader without
+    /// `CAP_PERFMON` that writes a word of the stack in parts.
+    pub port: u64,
 }
 
 impl Event {

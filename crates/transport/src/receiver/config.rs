@@ -17,6 +17,8 @@ use mirador_service::tls::ServerTls;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::spread::SpreadConfig;
+
 /// The OTLP receiver: where it listens and what it accepts at most.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -27,6 +29,8 @@ pub struct Config {
     pub connections: Connections,
     /// How fast a body has to arrive, on both protocols.
     pub body: BodyConfig,
+    /// How connections are spread over threads.
+    pub spread: SpreadConfig,
 }
 
 /// The OTLP receiver's protocols.
@@ -300,6 +304,8 @@ impl Config {
             &connections,
             "between 1 and 1048576",
         );
+        let threads = self.spread.threads;
+        check(self.spread.is_possible(), "spread.threads", &threads, "0, or between 2 and 64");
         let body = &self.body;
         check(!body.read_timeout.is_zero(), "body.read_timeout", &"0s", "longer than 0s");
         check(!body.progress_interval.is_zero(), "body.progress_interval", &"0s", "longer than 0s");

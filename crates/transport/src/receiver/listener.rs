@@ -1,19 +1,22 @@
-//! Accepts the connections of one port within the limits.
+//! Accepts the connections of one port within the limits, alone or as one of several threads.
 //!
 //! Never: stops accepting because of one bad connection; accepts anything once the drain has begun.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mirador_service::tls::Acceptor;
-use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::activity::Lifetime;
 use super::connection::{self, Client, Shared};
+use super::spread::Seat;
+use super::threads::{Handed, Lane};
 use super::windows::Windows;
 use crate::{Consume, Gate};
 
@@ -31,63 +34,123 @@ pub(super) struct Listener {
     pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) tls: Option<Arc<Acceptor>>,
     pub(super) lifetime: Lifetime,
+    /// A place for each connection that the port may have.
+    pub(super) slots: Arc<Semaphore>,
+    /// Where connections are spread over threads.
+    pub(super) lane: Option<Lane>,
 }
 
 impl Listener {
     /// Serves until the drain has begun and every connection has ended.
-    pub(super) async fn run<C: Consume>(self, shared: Arc<Shared<C>>) {
-        let Self { name, socket, windows, max_connections, gate, tls, lifetime } = self;
-        let slots = Arc::new(Semaphore::new(max_connections));
+    pub(super) async fn run<C: Consume>(mut self, shared: Arc<Shared<C>>) {
+        let socket = match self.socket.try_clone().and_then(tokio::net::TcpListener::from_std) {
+            Ok(socket) => socket,
+            Err(error) => return tracing::error!(listener = self.name, %error, "a listener cannot be waited for"),
+        };
         let drain = shared.drain.clone();
         let accepting = drain.guard();
-        let meters = Arc::clone(&shared.meters);
         let mut draining = pin!(drain.started());
         let mut sequence = 0_u64;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = &mut draining => break,
-                accepted = socket.accept() => accepted,
+                Some(handed) = handed(&mut self.lane) => {
+                    let Handed { stream, peer, seat } = handed;
+                    TcpStream::from_std(stream).map(|stream| (stream, peer, Some(seat)))
+                }
+                accepted = socket.accept() => accepted.map(|(stream, peer)| (stream, peer, None)),
             };
-            let (stream, peer) = match accepted {
+            let (stream, peer, seat) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    meters.turned_away(name, "accept_error");
+                    shared.meters.turned_away(self.name, "accept_error");
                     if !of_one_connection(&error) {
-                        tracing::warn!(listener = name, %error, "cannot accept connections");
+                        tracing::warn!(listener = self.name, %error, "cannot accept connections");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                     continue;
                 }
             };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-                meters.turned_away(name, "max_connections");
-                continue;
-            };
-            let Some(window) = windows.reserve(shared.grpc.http2.connection_window) else {
-                meters.turned_away(name, "connection_memory");
-                continue;
-            };
-            if stream.set_nodelay(true).is_err() {
-                meters.turned_away(name, "accept_error");
-                continue;
+            if let Some((stream, seat)) = self.keep(stream, peer, seat, &shared) {
+                sequence += 1;
+                self.begin(stream, peer, seat, &shared, sequence);
             }
-            sequence += 1;
-            let lifetime = Lifetime { age: jittered(lifetime.age, sequence), ..lifetime.clone() };
-            let meter = meters.connection(name);
-            let client = Client { stream, peer, gate: gate.clone(), tls: tls.clone() };
-            let serving = connection::serve(Arc::clone(&shared), client, lifetime, window, meter);
-            tokio::spawn(async move {
-                serving.await;
-                drop(slot);
-            });
         }
         // The port is closed before the connections are waited for: new clients go elsewhere.
-        drop(socket);
+        drop((socket, self.socket));
         drop(accepting);
-        let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         // The semaphore is never closed; every slot is back once every connection has ended.
-        drop(slots.acquire_many(all).await);
+        drop(self.slots.acquire_many(all).await);
+    }
+
+    /// The connection and its place, unless another thread has taken it over.
+    fn keep<C>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        seat: Option<Seat>,
+        shared: &Shared<C>,
+    ) -> Option<(TcpStream, Option<Seat>)> {
+        let Some(lane) = self.lane.as_ref().filter(|_| seat.is_none()) else { return Some((stream, seat)) };
+        let seat = lane.balance.place(lane.index);
+        if seat.thread == lane.index {
+            return Some((stream, Some(seat)));
+        }
+        let Ok(stream) = stream.into_std() else {
+            shared.meters.turned_away(self.name, "accept_error");
+            return None;
+        };
+        match lane.others[seat.thread].try_send(Handed { stream, peer, seat }) {
+            Ok(()) => {
+                shared.meters.moved();
+                None
+            }
+            // That thread is behind or gone.
+            Err(refused) => {
+                let Handed { stream, seat, .. } = refused.into_inner();
+                drop(seat);
+                let stream = TcpStream::from_std(stream).ok()?;
+                Some((stream, Some(lane.balance.stay(lane.index))))
+            }
+        }
+    }
+
+    fn begin<C: Consume>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        seat: Option<Seat>,
+        shared: &Arc<Shared<C>>,
+        sequence: u64,
+    ) {
+        let meters = &shared.meters;
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            return meters.turned_away(self.name, "max_connections");
+        };
+        let Some(window) = self.windows.reserve(shared.grpc.http2.connection_window) else {
+            return meters.turned_away(self.name, "connection_memory");
+        };
+        if stream.set_nodelay(true).is_err() {
+            return meters.turned_away(self.name, "accept_error");
+        }
+        let lifetime = Lifetime { age: jittered(self.lifetime.age, sequence), ..self.lifetime.clone() };
+        let meter = meters.connection(self.name);
+        let client = Client { stream, peer, gate: self.gate.clone(), tls: self.tls.clone() };
+        let serving = connection::serve(Arc::clone(shared), client, lifetime, window, meter);
+        tokio::spawn(async move {
+            serving.await;
+            drop((slot, seat));
+        });
+    }
+}
+
+/// The next connection that another thread hands over; none without threads.
+async fn handed(lane: &mut Option<Lane>) -> Option<Handed> {
+    match lane {
+        Some(lane) => lane.handed.recv().await,
+        None => std::future::pending().await,
     }
 }
 

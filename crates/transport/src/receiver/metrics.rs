@@ -73,6 +73,11 @@ struct ListenerReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ThreadLabels {
+    thread: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ItemLabels {
     receiver: &'static str,
     transport: &'static str,
@@ -148,6 +153,8 @@ pub(super) struct Meters {
     opened: Family<ListenerLabels, Counter>,
     turned_away: Family<ListenerReasonLabels, Counter>,
     closed: Family<ListenerReasonLabels, Counter>,
+    held: Family<ThreadLabels, Gauge>,
+    moved: Counter,
 }
 
 impl Meters {
@@ -195,7 +202,16 @@ impl Meters {
                 "mirador_receiver_connections_closed",
                 "Connections that ended, by reason; `client` is the usual one",
             ),
+            held: registry.gauge_family(
+                "mirador_receiver_thread_connections",
+                "Open connections by the thread that serves them (`receiver.spread.threads`), both ports together",
+            ),
+            moved: registry.counter(
+                "mirador_receiver_connections_moved",
+                "Connections that a thread has handed to one that held fewer (`receiver.spread.threads`)",
+            ),
         };
+        registry.declare_labels("mirador_receiver_thread_connections", &["thread"]);
         // Series of these appear with the first event; the documentation names their labels before.
         registry.declare_labels("mirador_receiver_refused", &["kind", "transport", "reason"]);
         for name in ["mirador_receiver_connections", "mirador_receiver_connections_opened"] {
@@ -227,6 +243,16 @@ impl Meters {
     /// A connection was closed at once, or could not be accepted.
     pub(super) fn turned_away(&self, listener: &'static str, reason: &'static str) {
         self.turned_away.get_or_create(&ListenerReasonLabels { listener, reason }).inc();
+    }
+
+    /// What thread `index` holds.
+    pub(super) fn held(&self, index: usize) -> Gauge {
+        self.held.get_or_create_owned(&ThreadLabels { thread: index.to_string() })
+    }
+
+    /// A connection went to another thread.
+    pub(super) fn moved(&self) {
+        self.moved.inc();
     }
 
     /// A request has begun; the returned guard counts how it ends.
