@@ -1,25 +1,38 @@
 //! Prints what a score costs: layer 1 (a series), layer 2 (a resource's row), the classic batch.
 //!
 //! `cargo run --release -p mirador-central --example forest` prints one JSON object; `cargo xtask bench forest` puts
-//! it beside peers. Times are wall times of one thread: the best pass of several, because what is slower was
-//! disturbed. A figure is printed and never asserted.
+//! it beside peers. Times are processor times of one thread: the best pass of several, because what is slower was
+//! disturbed. Bytes are counted by the allocator. A figure is printed and never asserted.
 
 #![expect(clippy::print_stdout, reason = "printing figures is what this program is for")]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::sync::Arc;
 
+use allocation_counter::measure;
+use mirador_central::isolationforest::Config;
 use mirador_central::isolationforest::detector::{Detector, Settings as DetectorSettings, Shape};
+use mirador_central::isolationforest::pass::Shard;
 use mirador_central::isolationforest::trees::family::{FamilyForest, FamilySettings};
 use mirador_central::isolationforest::trees::{Forest, Mode, Rows, Settings};
+use mirador_otlp::{Limits, Request, Signal};
+use mirador_support::load::metrics::{Payload, STEP_NANOS};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
+
+/// When points begin, unix nanoseconds.
+const START: u64 = 1_700_000_000_000_000_000;
 
 /// Series of layer 1.
 const SERIES: usize = 20_000;
 /// Points of each before it is measured: samples are full, thresholds known.
 const WARM_UP: u64 = 600;
 /// Points of each that are measured, all series in turn.
-const POINTS: u64 = 40;
+const POINTS: u64 = 100;
+/// Points of each before bytes are counted.
+const COUNTED: u64 = 128;
+/// Points of a request of the pass that is timed without process, network and store.
+const REQUEST: usize = 2_000;
 /// Rows of layer 2 and of the batch.
 const ROWS: usize = 20_000;
 /// Features of a row.
@@ -43,40 +56,78 @@ impl Noise {
     }
 }
 
-/// Nanoseconds a point and bytes a series.
-fn univariate() -> (f64, f64) {
+/// Processor time of this thread, in nanoseconds.
+fn processor() -> f64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
+}
+
+/// Nanoseconds a point of so many series in turn.
+fn univariate(count: usize) -> f64 {
     let settings = DetectorSettings::default();
     let mut noise = Noise(1);
     let mut series: Vec<Detector> =
-        (0..SERIES).map(|seed| Detector::new(&settings, Shape::Level, seed as u64)).collect();
-    let mut time = 1_700_000_000_000_000_000_u64;
-    let mut values = vec![0.0; SERIES];
-    let (mut best, mut step) = (f64::MAX, 0);
-    while step < WARM_UP + POINTS {
-        time += 10_000_000_000;
+        (0..count).map(|seed| Detector::new(&settings, Shape::Level, seed as u64)).collect();
+    let mut time = START;
+    let mut values = vec![0.0; count];
+    let mut best = f64::MAX;
+    for step in 0..WARM_UP + POINTS {
+        time += STEP_NANOS;
         for (index, value) in values.iter_mut().enumerate() {
             *value = 100.0 + index as f64 + 10.0 * noise.next();
         }
-        let started = Instant::now();
+        let started = processor();
         for (detector, value) in series.iter_mut().zip(&values) {
             black_box(detector.observe(&settings, None, time, *value));
         }
         if step >= WARM_UP {
-            best = best.min(started.elapsed().as_nanos() as f64 / SERIES as f64);
+            best = best.min((processor() - started) / count as f64);
         }
-        step += 1;
     }
-    let heap: usize = series.iter().map(Detector::heap_bytes).sum();
-    (best, size_of::<Detector>() as f64 + heap as f64 / SERIES as f64)
+    best
+}
+
+/// Passes requests that bring so many points to each of [`SERIES`] series; nanoseconds a point of the best round.
+fn passed(shard: &mut Shard, payloads: &mut [Payload], time: &mut u64, points: u64) -> f64 {
+    let mut best = f64::MAX;
+    for _ in 0..points {
+        *time += STEP_NANOS;
+        let mut spent = 0.0;
+        for payload in payloads.iter_mut() {
+            let body = payload.later().slice(5..);
+            let started = processor();
+            let request = Request::parse(Signal::Metrics, body, &Limits::default()).expect("the payload is OTLP");
+            let outcome = black_box(shard.pass(&request, None, *time));
+            assert_eq!(outcome.tally.points, REQUEST as u64, "no point is lost");
+            drop(outcome);
+            spent += processor() - started;
+        }
+        best = best.min(spent / SERIES as f64);
+    }
+    best
+}
+
+/// Nanoseconds a point from the bytes of a request to samples and scores, and bytes a series, all in.
+fn pass() -> (f64, f64) {
+    let mut payloads: Vec<Payload> =
+        (0..SERIES / REQUEST).map(|index| Payload::new(index * REQUEST, REQUEST, START)).collect();
+    let (mut kept, mut time) = (None, START);
+    let counted = measure(|| {
+        let mut shard = Shard::new(Arc::new(Config::default()), 1);
+        passed(&mut shard, &mut payloads, &mut time, COUNTED);
+        kept = Some(shard);
+    });
+    let nanos = kept.map_or(f64::NAN, |mut shard| passed(&mut shard, &mut payloads, &mut time, POINTS));
+    (nanos, counted.bytes_current as f64 / SERIES as f64)
 }
 
 fn best_of(rows: &[f64], mut score: impl FnMut(&[f64])) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..PASSES {
         for chunk in rows.chunks_exact(CHUNK * WIDTH) {
-            let started = Instant::now();
+            let started = processor();
             score(chunk);
-            best = best.min(started.elapsed().as_nanos() as f64 / CHUNK as f64);
+            best = best.min((processor() - started) / CHUNK as f64);
         }
     }
     best
@@ -90,9 +141,9 @@ fn multivariate(rows: &[f64]) -> (f64, f64, usize) {
     for (index, row) in as_single.chunks_exact(WIDTH).enumerate() {
         family.update(row, false);
         if index % 200 == 199 {
-            let started = Instant::now();
+            let started = processor();
             family.rebuild();
-            rebuild = rebuild.min(started.elapsed().as_nanos() as f64);
+            rebuild = rebuild.min(processor() - started);
         }
     }
     let grown = family.grown();
@@ -114,9 +165,9 @@ fn batch(rows: &[f64], mode: Mode) -> (f64, f64) {
     let table = Rows::new(rows, WIDTH).expect("the rows are whole");
     let mut fit = f64::MAX;
     for seed in 0..5 {
-        let started = Instant::now();
+        let started = processor();
         black_box(Forest::fit(table, &settings, seed).expect("the settings are in their ranges"));
-        fit = fit.min(started.elapsed().as_secs_f64() * 1e3);
+        fit = fit.min((processor() - started) / 1e6);
     }
     let forest = Forest::fit(table, &settings, 1).expect("the settings are in their ranges");
     let mut scores = Vec::with_capacity(CHUNK);
@@ -131,14 +182,15 @@ fn batch(rows: &[f64], mode: Mode) -> (f64, f64) {
 fn main() {
     let mut noise = Noise(2);
     let rows: Vec<f64> = (0..ROWS * WIDTH).map(|_| noise.next()).collect();
-    let (point, bytes) = univariate();
+    let (point, hot) = (univariate(SERIES), univariate(50));
+    let (passed, bytes) = pass();
     let (row, rebuild, family) = multivariate(&rows);
     let (classic, classic_fit) = batch(&rows, Mode::Classic);
     let (combined, combined_fit) = batch(&rows, Mode::Combined);
     println!(
         "{}",
         json!({
-            "point_ns": point, "series_bytes": bytes,
+            "point_ns": point, "hot_point_ns": hot, "pass_ns": passed, "series_bytes": bytes,
             "row_ns": row, "rebuild_us": rebuild / 1e3, "family_bytes": family,
             "classic_ns": classic, "classic_fit_ms": classic_fit,
             "combined_ns": combined, "combined_fit_ms": combined_fit,

@@ -17,9 +17,12 @@ pub mod detector;
 pub mod engine;
 pub mod episodes;
 mod families;
+mod incidents;
+mod overflow;
 pub mod pass;
 mod ratios;
 mod resources;
+mod shared;
 pub mod state;
 mod table;
 mod telemetry;
@@ -38,9 +41,12 @@ use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-pub use config::{Config, EngineConfig, OutputMode, SeriesConfig, WriterConfig};
+pub use config::{Config, EngineConfig, ForestConfig, OutputMode, SeriesConfig, WriterConfig};
 use episodes::Event;
 use pass::Shard;
+use resources::forests::Forests;
+use resources::kind::KINDS;
+use shared::{Message, Shared};
 use telemetry::Telemetry;
 use writer::{Part, Settled};
 
@@ -107,9 +113,8 @@ impl Role {
     /// Starts shards and writer on the current runtime; reads the snapshot, if there is one.
     pub fn start(config: Config, parts: Parts<'_>) -> (Self, Tasks) {
         let Parts { store, logs, state, registry, health } = parts;
-        let inert = config.collector.inert();
-        if !inert.is_empty() {
-            tracing::warn!(keys = inert.join(", "), "keys of isolationforest.collector that have no effect");
+        for note in config.collector.notes(config.output) {
+            tracing::warn!("isolationforest.collector.{note}");
         }
         let config = Arc::new(config);
         let telemetry = Telemetry::new(registry);
@@ -125,6 +130,13 @@ impl Role {
         });
         let (events, events_in) = mpsc::channel(EVENTS);
         tasks.spawn(episodes::run(logs, events_in, telemetry.clone()));
+        let (told, told_in) = mpsc::channel(shared::QUEUE);
+        let common = Shared::restored(&config.resource_forests(), config.engine.seed, state.as_deref());
+        let forests = common.forests();
+        let component = health.worker("isolationforest/shared", WORKER_MAX_AGE);
+        component.ready(true, "");
+        let ways = shared::Ways { messages: told_in, events, telemetry: telemetry.clone(), state: state.clone() };
+        tasks.spawn(shared::run(common, ways, component, now_unix_nano));
         let senders = (0..shards).map(|index| {
             let (jobs, jobs_in) = mpsc::channel(config.queue.max(1));
             let component = health.worker(format!("isolationforest/shard-{index}"), WORKER_MAX_AGE);
@@ -136,7 +148,8 @@ impl Role {
                 shard.restore(restored);
             }
             let keeper = Keeper { file: state.as_ref().map(|file| state::path(file, index)), shards, running: None };
-            let ways = Ways { parts: parts.clone(), events: events.clone(), telemetry: telemetry.clone(), keeper };
+            let (telemetry, forests) = (telemetry.clone(), Arc::clone(&forests));
+            let ways = Ways { parts: parts.clone(), told: told.clone(), forests, telemetry, keeper };
             tasks.spawn(work(shard, jobs_in, ways, component));
             jobs
         });
@@ -220,7 +233,9 @@ impl Consume for Role {
 /// Where a shard's results go.
 struct Ways {
     parts: mpsc::Sender<Part>,
-    events: mpsc::Sender<Event>,
+    /// To what the shards have in common.
+    told: mpsc::Sender<Message>,
+    forests: Arc<Forests>,
     telemetry: Telemetry,
     keeper: Keeper,
 }
@@ -228,11 +243,20 @@ struct Ways {
 impl Ways {
     /// Metrics do not wait for events: what finds the queue full is counted.
     fn tell(&self, events: Vec<Event>) {
-        for event in events {
-            if self.events.try_send(event).is_err() {
-                self.telemetry.events_dropped.inc();
-            }
+        let count = events.len() as u64;
+        if count > 0 && self.told.try_send(Message::Events(events)).is_err() {
+            self.telemetry.events_dropped.inc_by(count);
         }
+    }
+
+    /// Scores what the shard's resources have said, and tells the forests.
+    fn score_resources(&self, shard: &mut Shard) -> Output {
+        let resources::Scored { out, rows } = shard.score_resources(&self.forests);
+        let count = rows.len() as u64;
+        if count > 0 && self.told.try_send(Message::Rows(rows)).is_err() {
+            self.telemetry.forest.rows_dropped.inc_by(count);
+        }
+        out
     }
 }
 
@@ -283,6 +307,7 @@ async fn work(mut shard: Shard, mut jobs: mpsc::Receiver<Job>, mut ways: Ways, c
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let telemetry = ways.telemetry.clone();
     let (mut counted, mut counted_bytes) = (0_i64, 0_i64);
+    let mut counted_resources = [0_i64; KINDS];
     let mut round = 0_u32;
     loop {
         component.beat();
@@ -290,7 +315,7 @@ async fn work(mut shard: Shard, mut jobs: mpsc::Receiver<Job>, mut ways: Ways, c
             biased;
             _ = ticks.tick() => {
                 round = round.wrapping_add(1);
-                let scores = if round.is_multiple_of(RESOURCES_EVERY) { shard.score_resources() } else { Output::default() };
+                let scores = if round.is_multiple_of(RESOURCES_EVERY) { ways.score_resources(&mut shard) } else { Output::default() };
                 if !round.is_multiple_of(EXPIRE_EVERY) {
                     if !scores.series.is_empty()
                         && ways.parts.send(Part { out: scores, points: 0, lost: 0, reply: None }).await.is_err()
@@ -302,6 +327,7 @@ async fn work(mut shard: Shard, mut jobs: mpsc::Receiver<Job>, mut ways: Ways, c
                 let (mut out, events) = shard.expire(now_unix_nano());
                 telemetry.events.inc_by(events.len() as u64);
                 ways.tell(events);
+                counted_resources = show(&telemetry, counted_resources, shard.resources().map(|count| count as i64));
                 let bytes = shard.scoring_bytes() as i64;
                 telemetry.state_bytes.inc_by(bytes - counted_bytes);
                 counted_bytes = bytes;
@@ -327,7 +353,16 @@ async fn work(mut shard: Shard, mut jobs: mpsc::Receiver<Job>, mut ways: Ways, c
     ways.keeper.keep(&shard, &telemetry, true).await;
     telemetry.series.dec_by(counted);
     telemetry.state_bytes.dec_by(counted_bytes);
+    show(&telemetry, counted_resources, [0; KINDS]);
     component.finish();
+}
+
+/// Sets this shard's part of the gauges of resources.
+fn show(telemetry: &Telemetry, had: [i64; KINDS], now: [i64; KINDS]) -> [i64; KINDS] {
+    for ((gauge, had), now) in telemetry.forest.resources.iter().zip(had).zip(now) {
+        gauge.inc_by(now - had);
+    }
+    now
 }
 
 fn pass(shard: &mut Shard, job: Job, ways: &Ways) -> Part {

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::query::{self, LabelMap, LogFilter, Store, TraceFilter, Unanswered};
+use super::query::{self, AnomalyFilter, LabelMap, LogFilter, Store, TraceFilter, Unanswered};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
@@ -146,10 +146,10 @@ async fn edges(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl S
     Ok(Json(rows))
 }
 
-async fn anomalies(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
-    let Query(range) = asked?;
-    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, DEFAULT_LIMIT)?);
-    Ok(Json(store.ask(move |connection| query::anomalies(connection, since, limit)).await?))
+async fn anomalies(State(store): State<Store>, asked: Asked<AnomalyFilter>) -> Answer<impl Serialize> {
+    let Query(filter) = asked?;
+    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
+    Ok(Json(store.ask(move |connection| query::anomalies(connection, &filter, since, limit)).await?))
 }
 
 async fn traces(State(store): State<Store>, asked: Asked<TraceFilter>) -> Answer<impl Serialize> {

@@ -117,6 +117,7 @@ function drawAnomalies(rows) {
     ["Score", (row) => element("span", { class: row.flagged ? "score bad" : "score" }, number(row.score, 2)), "number"],
     ["Peak", (row) => number(row.peak, 2), "number"],
     ["Series", (row) => element("span", {}, row.metric, " ", element("span", { class: "labels" }, Object.entries(row.labels).map(([name, value]) => `${name}=${value}`).join(" ")))],
+    ["Why", (row) => row.episode ? element("span", {}, `${row.episode.kind}: ${row.episode.reason}`, element("span", { class: "labels" }, row.episode.incident ? ` incident ${row.episode.incident.id}, ${row.episode.incident.series} series, led by ${row.episode.incident.lead}` : "")) : ""],
   ], rows.slice(0, 40), "Nothing is scored yet: a series needs some history first.");
 }
 

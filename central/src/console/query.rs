@@ -176,7 +176,7 @@ fn growth(connection: &Connection, name: &str, since_ms: i64) -> anyhow::Result<
         .collect())
 }
 
-pub(super) use red::{anomalies, edges, red};
+pub(super) use red::{AnomalyFilter, anomalies, edges, red};
 pub(super) use search::{logs, services, trace, traces};
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::compat::Collector;
 pub use super::compat::OutputMode;
 use super::detector::{Direction, Preset, Settings};
+use super::trees::family::FamilySettings;
 use crate::normalise;
 
 /// The role isolationforest.
@@ -20,6 +21,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Which series have state.
     pub series: SeriesConfig,
+    /// How resources are scored as a whole.
+    pub forest: ForestConfig,
     /// How long after an anomaly the `is_anomaly` series is written.
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "mirador_service::duration::GoDuration")]
@@ -51,9 +54,9 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PresetName {
-    /// Threshold .72.
+    /// Threshold .70.
     Sensitive,
-    /// Threshold .77.
+    /// Threshold .75.
     #[default]
     Balanced,
     /// Threshold .82.
@@ -119,10 +122,10 @@ pub struct EngineConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SeriesConfig {
-    /// Series (histograms count as one) with state in this process. Points of further ones are written
-    /// without a score; deltas of further ones are dropped and counted.
+    /// Series (histograms count as one) with state in this process. Points of further ones are written, and scored by
+    /// what the metric's other series show; deltas of further ones cannot be added up: they are dropped and counted.
     pub max_series: usize,
-    /// Series of one metric with state; further gauges are held against what the metric's other series show.
+    /// Series of one metric with state.
     pub max_per_metric: usize,
     /// Series of one resource with state.
     pub max_per_resource: usize,
@@ -132,6 +135,26 @@ pub struct SeriesConfig {
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "mirador_service::duration::GoDuration")]
     pub ttl: Duration,
+}
+
+/// How resources are scored as a whole: one forest for all resources of a kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForestConfig {
+    /// Off: no `resource_anomaly_score`.
+    pub enabled: bool,
+    /// Trees of each kind's forest.
+    pub trees: usize,
+    /// Rows that each tree grows from. A row says how surprising the signals of one resource were in ten seconds.
+    pub sample_size: usize,
+    /// Rows that are kept of each kind to grow trees from.
+    pub reservoir: usize,
+    /// How long a row stays on average.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "mirador_service::duration::GoDuration")]
+    pub horizon: Duration,
+    /// Resources that are watched as a whole in this process; further ones are counted, their series are scored.
+    pub max_resources: usize,
 }
 
 /// How samples are gathered into writes.
@@ -157,6 +180,7 @@ impl Default for Config {
         Self {
             engine: EngineConfig::default(),
             series: SeriesConfig::default(),
+            forest: ForestConfig::default(),
             flag_hold: Duration::from_hours(1),
             shards: 0,
             queue: 64,
@@ -205,6 +229,69 @@ impl Default for SeriesConfig {
     }
 }
 
+impl Default for ForestConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            trees: 50,
+            sample_size: 256,
+            reservoir: 4096,
+            horizon: Duration::from_hours(24),
+            max_resources: 20_000,
+        }
+    }
+}
+
+impl ForestConfig {
+    /// Epochs of the forests: see [`super::shared`].
+    const EPOCH_SECONDS: u64 = 10;
+
+    /// The settings of each kind's forest.
+    pub(super) fn settings(&self) -> FamilySettings {
+        let epochs = (self.horizon.as_secs() / Self::EPOCH_SECONDS).max(1);
+        FamilySettings {
+            trees: self.trees,
+            sample: self.sample_size,
+            reservoir: self.reservoir,
+            horizon_epochs: u32::try_from(epochs).unwrap_or(u32::MAX),
+            ..FamilySettings::default()
+        }
+    }
+
+    /// What cannot work, by key.
+    fn problems(&self) -> Vec<String> {
+        let checks = [
+            (
+                !(1..=1000).contains(&self.trees),
+                format!("forest.trees is {}; it must be between 1 and 1000", self.trees),
+            ),
+            (
+                !(16..=4096).contains(&self.sample_size),
+                format!("forest.sample_size is {}; it must be between 16 and 4096", self.sample_size),
+            ),
+            (
+                !(self.sample_size.max(64)..=1 << 20).contains(&self.reservoir),
+                format!(
+                    "forest.reservoir is {}; it must be at least 64 and forest.sample_size ({}), and at most 1048576",
+                    self.reservoir, self.sample_size
+                ),
+            ),
+            (
+                self.horizon < Duration::from_secs(Self::EPOCH_SECONDS),
+                "forest.horizon is shorter than the 10 s in which a row is gathered; 24h is the default".to_owned(),
+            ),
+            (
+                !(1..=1_000_000).contains(&self.max_resources),
+                format!(
+                    "forest.max_resources is {}; it must be between 1 and 1000000 (forest.enabled turns it off)",
+                    self.max_resources
+                ),
+            ),
+        ];
+        checks.into_iter().filter_map(|(wrong, text)| wrong.then_some(text)).collect()
+    }
+}
+
 impl Default for WriterConfig {
     fn default() -> Self {
         Self { max_samples: 10_000, max_bytes: 8 << 20, max_delay: Duration::from_secs(1), concurrency: 4, queue: 16 }
@@ -246,7 +333,7 @@ impl EngineConfig {
             let wrong = !(value > 0.0 && value <= 1.0);
             (wrong, format!("engine.{key} is {value}; it must be above 0 and at most 1"))
         };
-        let threshold = self.threshold.unwrap_or(0.77);
+        let threshold = self.threshold.unwrap_or(0.75);
         let checks = [
             (
                 !(16..=512).contains(&self.sample_size),
@@ -307,6 +394,7 @@ impl Config {
             ),
         ];
         let mut problems = self.scoring().problems();
+        problems.extend(self.resource_forests().problems());
         problems.extend(checks.into_iter().filter_map(|(wrong, text)| wrong.then_some(text)));
         problems.extend(self.collector.problems());
         problems
@@ -317,6 +405,13 @@ impl Config {
         let mut engine = self.engine.clone();
         self.collector.apply(&mut engine);
         engine
+    }
+
+    /// How the forests of resources grow, with what the Collector's keys say.
+    pub fn resource_forests(&self) -> ForestConfig {
+        let mut forest = self.forest.clone();
+        self.collector.apply_to_forest(&mut forest);
+        forest
     }
 
     /// Shards to start.

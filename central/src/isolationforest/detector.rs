@@ -11,6 +11,7 @@
 //! Never: reads a clock, looks at labels, does IO.
 
 pub(crate) mod codec;
+mod elementary;
 mod episode;
 mod learn;
 mod prior;
@@ -28,7 +29,7 @@ pub use verdict::{Expected, Feature, Reason, Side, Status, Verdict};
 
 use episode::{Episode, Judged};
 use profile::Profile;
-use sample::Sample;
+use sample::{Sample, total};
 use tail::Tail;
 
 /// Features of a series.
@@ -39,12 +40,14 @@ pub(crate) const SHORT: usize = 6;
 pub(crate) const WINDOW: usize = 24;
 /// Points between two rounds of upkeep: fading, medians, spreads.
 pub(crate) const UPKEEP: u32 = 64;
-/// Differences to the first value are clamped here so that those of two stay finite.
-const LARGEST: f64 = 1.0e36;
+/// Differences to the first value are clamped here, so that a weight times the difference of two stays finite.
+const LARGEST: f64 = 1.0e30;
 /// Points before a young series can be measured against its family.
 const LEAST_OWN: u32 = 16;
 /// The highest surprise, in bits.
 const MOST_SURPRISE: f64 = 20.0;
+/// No threshold is higher: a score that is nearly 1 is always over it.
+const MOST_THRESHOLD: f64 = 0.97;
 
 /// What the values of a series are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -214,9 +217,12 @@ impl Detector {
             return verdict;
         }
         let score = verdict.score.unwrap_or_default();
-        let threshold = self.threshold(settings);
-        verdict.episode =
-            self.episode.step(settings, Judged { at: unix_nano, score, anomalous: verdict.is_anomaly, threshold });
+        // Only an episode that begins or goes on asks for it.
+        let threshold =
+            if verdict.is_anomaly || self.episode.is_open { self.threshold(settings) } else { settings.floor };
+        let (anomalous, present, interval) = (verdict.is_anomaly, self.is_outside(distance), self.interval);
+        let judged = Judged { at: unix_nano, score, anomalous, present, interval, threshold };
+        verdict.episode = self.episode.step(settings, judged);
         self.learn(settings, unix_nano, value, (&features, &positions));
         self.last = Said::of(&verdict);
         verdict
@@ -263,7 +269,7 @@ impl Detector {
 
     /// Ends an open episode because the series ends.
     pub fn end(&mut self, unix_nano: u64) -> Option<EpisodeChange> {
-        self.windowed = 0;
+        (self.window, self.windowed) = ([0.0; WINDOW], 0);
         self.episode.end(unix_nano)
     }
 
@@ -279,23 +285,25 @@ impl Detector {
 
     /// What a score is held against: the preset's floor or what this series' own scores rarely reach.
     pub fn threshold(&self, settings: &Settings) -> f64 {
-        settings.floor.max(self.tail.quantile_above(settings.contamination)).min(0.97)
+        settings.floor.max(self.tail.quantile_above(settings.contamination)).min(MOST_THRESHOLD)
     }
 
     /// The score of one feature: `2^(-E[h] / c(m))`.
     pub(crate) fn isolation(&self, feature: usize, query: f32) -> f32 {
-        (-self.samples[feature].depth(query) * self.inverse_depth).exp2()
+        elementary::exp2(-self.samples[feature].depth(query) * self.inverse_depth)
     }
 
     /// The features of a point.
     fn read(&self, settings: &Settings, unix_nano: u64, distance: f32, late: bool) -> [f32; FEATURES] {
         let residual = self.profile.residual(unix_nano, settings.day_offset_seconds, distance);
-        let fresh = self.gap(unix_nano) || late;
-        let had = if fresh { 0 } else { usize::from(self.windowed) };
-        let (short, long) = (had.min(SHORT - 1), had.min(WINDOW - 1));
-        let near: f32 = self.window[..short].iter().sum::<f32>() + distance;
-        let all = near + self.window[short..long].iter().sum::<f32>();
-        [distance, near / (short + 1) as f32, residual, all / (long + 1) as f32]
+        if late || self.windowed == 0 || self.gap(unix_nano) {
+            return [distance, distance, residual, distance];
+        }
+        // What is not known is 0 in the window.
+        let had = usize::from(self.windowed);
+        let near = total(&self.window[..SHORT - 1]) + distance;
+        let all = near + total(&self.window[SHORT - 1..WINDOW - 1]);
+        [distance, near / SHORT.min(had + 1) as f32, residual, all / WINDOW.min(had + 1) as f32]
     }
 
     /// Whether so much time has passed that the short mean starts again.
@@ -316,18 +324,14 @@ impl Detector {
         (value, noise): (f64, f64),
     ) -> Verdict {
         if self.stale || self.features.map(f32::to_bits) != features.map(f32::to_bits) {
-            for (index, feature) in features.iter().enumerate() {
-                let depth = self.samples[index].depth_at(positions[index], *feature);
-                self.scores[index] = (-depth * self.inverse_depth).exp2();
-            }
+            let depths = std::array::from_fn(|index| self.samples[index].depth_at(positions[index], features[index]));
+            self.scores = elementary::isolations(&depths, self.inverse_depth);
             (self.features, self.stale) = (*features, false);
         }
         let score = combine(&self.scores);
-        let chance = self.tail.chance(score);
         let top = self.top();
         let above = features[top] >= self.samples[top].middle;
-        let bits = -f64::from(chance.max(1e-7)).log2();
-        let bits = bits.clamp(0.0, MOST_SURPRISE);
+        let bits = f64::from(self.tail.surprise(score)).clamp(0.0, MOST_SURPRISE);
         let mut verdict = Verdict {
             score: Some(f64::from(score)),
             status: Status::Scored,
@@ -339,8 +343,9 @@ impl Detector {
             Direction::Up => above,
             Direction::Down => !above,
         };
-        verdict.is_anomaly = f64::from(score) >= self.threshold(settings)
-            && f64::from(chance) <= settings.risk
+        verdict.is_anomaly = f64::from(score) >= settings.floor.min(MOST_THRESHOLD)
+            && f64::from(score) >= self.threshold(settings)
+            && f64::from(self.tail.chance(score)) <= settings.risk
             && wanted
             && self.is_present(top, above)
             && self.deviates(settings, top, features[top], noise);
@@ -364,6 +369,11 @@ impl Detector {
             2 => above == self.episode.is_high || self.episode.opened_at == 0 || self.episode.since >= WINDOW as u32,
             _ => (if above { lean } else { -lean }) >= spread / 2.0,
         }
+    }
+
+    /// Whether the value itself is outside of the range that holds nine tenths of the values.
+    fn is_outside(&self, distance: f32) -> bool {
+        (distance - self.samples[0].middle).abs() > self.samples[0].spread
     }
 
     /// Whether a feature is far enough from its median to matter to anybody.
@@ -427,8 +437,9 @@ impl Detector {
             (verdict.expected, verdict.reason) = (Some(reason.expected), Some(reason));
         }
         if !late {
-            verdict.episode =
-                self.episode.step(settings, Judged { at: unix_nano, score, anomalous: verdict.is_anomaly, threshold });
+            let (anomalous, interval) = (verdict.is_anomaly, self.interval);
+            let judged = Judged { at: unix_nano, score, anomalous, present: true, interval, threshold };
+            verdict.episode = self.episode.step(settings, judged);
         }
         verdict
     }

@@ -10,7 +10,7 @@
 
 mod depth;
 
-pub use depth::{average_depth, expected_depth, gap_terms};
+pub use depth::{average_depth, expected_depth};
 
 #[cfg(test)]
 mod tests;

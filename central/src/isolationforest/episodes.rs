@@ -15,6 +15,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::detector::{EpisodeKind, Reason};
+use super::incidents::Mark;
 use super::telemetry::Telemetry;
 use super::watch::Change;
 use crate::exporter::{ExportError, LogStore};
@@ -33,6 +34,34 @@ const PAUSE: Duration = Duration::from_secs(2);
 const INFO: i32 = 9;
 const WARN: i32 = 13;
 
+/// What happened to a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EventKind {
+    /// An episode began.
+    Opened,
+    /// Its score is higher than before.
+    Peak,
+    /// It is over.
+    Closed,
+    /// Nothing comes from the series any more.
+    Silent,
+    /// Something does again.
+    HeardAgain,
+}
+
+impl EventKind {
+    /// The value of `anomaly.kind`.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => EpisodeKind::Opened.as_str(),
+            Self::Peak => EpisodeKind::Peak.as_str(),
+            Self::Closed => EpisodeKind::Closed.as_str(),
+            Self::Silent => "silent",
+            Self::HeardAgain => "heard_again",
+        }
+    }
+}
+
 /// Something that somebody may want to be told.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -40,14 +69,16 @@ pub struct Event {
     labels: Labels,
     /// The virtual series, as in `rate` or `p99`; empty where the series has only one.
     part: &'static str,
-    kind: &'static str,
-    time: u64,
-    opened_at: u64,
-    peak: f64,
+    pub(super) kind: EventKind,
+    pub(super) time: u64,
+    pub(super) opened_at: u64,
+    pub(super) peak: f64,
     points: u32,
     reason: Option<Reason>,
     /// What is said when there is no reason by numbers.
     words: String,
+    /// What it belongs to, once that is known.
+    pub(super) incident: Option<Mark>,
 }
 
 impl Event {
@@ -65,17 +96,22 @@ impl Event {
         Self {
             labels: labels.clone(),
             part: change.which.as_str(),
-            kind: episode.kind.as_str(),
+            kind: match episode.kind {
+                EpisodeKind::Opened => EventKind::Opened,
+                EpisodeKind::Peak => EventKind::Peak,
+                EpisodeKind::Closed => EventKind::Closed,
+            },
             time: episode.at,
             opened_at: episode.opened_at,
             peak: episode.peak,
             points: episode.points,
             reason: change.reason,
             words,
+            incident: None,
         }
     }
 
-    fn plain(labels: &Labels, kind: &'static str, time: u64, words: String) -> Self {
+    fn plain(labels: &Labels, kind: EventKind, time: u64, words: String) -> Self {
         Self {
             labels: labels.clone(),
             part: "",
@@ -86,31 +122,47 @@ impl Event {
             points: 0,
             reason: None,
             words,
+            incident: None,
         }
     }
 
     /// Nothing comes from a series any more.
     pub(super) fn silent(labels: &Labels, time: u64) -> Self {
-        Self::plain(labels, "silent", time, "no points where some are usual".to_owned())
+        Self::plain(labels, EventKind::Silent, time, "no points where some are usual".to_owned())
     }
 
     /// Nothing comes from many series of a resource any more.
     pub(super) fn resource_silent(labels: &Labels, series: usize, time: u64) -> Self {
-        Self::plain(labels, "silent", time, format!("no points from {series} series of this resource"))
+        Self::plain(labels, EventKind::Silent, time, format!("no points from {series} series of this resource"))
     }
 
     /// A silent series speaks again.
     pub(super) fn heard_again(labels: &Labels, time: u64) -> Self {
-        Self::plain(labels, "heard_again", time, "points come again".to_owned())
+        Self::plain(labels, EventKind::HeardAgain, time, "points come again".to_owned())
+    }
+
+    /// The labels of the score series.
+    pub(super) fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// The value of a label, empty when it is not there.
+    pub(super) fn label(&self, name: &str) -> &str {
+        self.labels.value(name).unwrap_or_default()
+    }
+
+    /// The virtual series; empty where nothing of the series stands out.
+    pub(super) fn part(&self) -> &'static str {
+        self.part
     }
 
     /// The log record.
     pub(super) fn record(&self) -> LogRecord {
-        let metric = self.labels.value("metric").unwrap_or_default();
+        let (metric, kind) = (self.label("metric"), self.kind.as_str());
         let double = |key: &str, value: f64| attribute(key, Value::DoubleValue(value));
         let nanos = |key: &str, value: u64| attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)));
         let mut attributes = vec![
-            text("anomaly.kind", self.kind),
+            text("anomaly.kind", kind),
             text("anomaly.metric", metric),
             text("anomaly.part", self.part),
             text("anomaly.reason", self.words.as_str()),
@@ -128,16 +180,24 @@ impl Event {
                 double("anomaly.contribution", reason.contribution),
             ]);
         }
+        if let Some(Mark { id, opened_at, series, lead }) = &self.incident {
+            attributes.extend([
+                text("anomaly.incident.id", format!("{id:016x}")),
+                nanos("anomaly.incident.opened_at_unix_nano", *opened_at),
+                attribute("anomaly.incident.series", Value::IntValue(i64::from(*series))),
+                text("anomaly.incident.lead", &**lead),
+            ]);
+        }
         let own = self.labels.texts().filter(|(name, _)| !matches!(*name, "__name__" | "metric"));
         attributes.extend(own.map(|(name, value)| text(format!("series.{name}"), value)));
-        let loud = matches!(self.kind, "opened" | "peak" | "silent");
+        let loud = matches!(self.kind, EventKind::Opened | EventKind::Peak | EventKind::Silent);
         LogRecord {
             time_unix_nano: self.time,
             observed_time_unix_nano: self.time,
             severity_number: if loud { WARN } else { INFO },
             severity_text: if loud { "WARN" } else { "INFO" }.to_owned(),
             event_name: EVENT_NAME.to_owned(),
-            body: Some(AnyValue { value: Some(Value::StringValue(format!("{metric} {}: {}", self.kind, self.words))) }),
+            body: Some(AnyValue { value: Some(Value::StringValue(format!("{metric} {kind}: {}", self.words))) }),
             attributes,
             ..LogRecord::default()
         }
@@ -145,9 +205,14 @@ impl Event {
 
     /// The service that the series tells of: its own label, or what made it.
     pub(super) fn service(&self) -> String {
+        self.named_service().unwrap_or("unknown").to_owned()
+    }
+
+    /// The same, where a label names one.
+    pub(super) fn named_service(&self) -> Option<&str> {
         let value = |name| self.labels.value(name).filter(|value: &&str| !value.is_empty());
         let job = value("job").map(|job| job.rsplit('/').next().unwrap_or(job));
-        value("service_name").or_else(|| value("server")).or(job).unwrap_or("unknown").to_owned()
+        value("service_name").or_else(|| value("server")).or(job)
     }
 }
 

@@ -7,6 +7,7 @@ use std::hash::BuildHasherDefault;
 
 use super::detector::{Prior, Settings};
 use super::table::KeyHasher;
+use super::watch::Virtual;
 
 /// Virtual series of a family.
 pub(super) const MEMBERS: usize = 7;
@@ -37,9 +38,9 @@ impl Families {
         self.pools.get_mut(&key).map_or(&mut [], |family| family.as_mut_slice())
     }
 
-    /// Scores a gauge value of a series that has no state, and learns it.
-    pub(super) fn plain(&mut self, key: u128, settings: &Settings, value: f64) -> Option<f64> {
-        let prior = self.priors(key).first_mut()?;
+    /// Scores what a virtual series of a series without state shows, and learns it.
+    pub(super) fn plain(&mut self, key: u128, which: Virtual, settings: &Settings, value: f64) -> Option<f64> {
+        let prior = self.priors(key).get_mut(which as usize)?;
         let score = prior.score_plain(settings, value);
         prior.learn(settings, value, None);
         score

@@ -11,8 +11,11 @@ use mirador_otlp::metrics::{Data, Metric};
 use super::Config;
 use super::detector::Settings;
 use super::episodes::Event;
+use super::overflow::Beyond;
 use super::ratios::Ratios;
-use super::resources::Resources;
+use super::resources::forests::Forests;
+use super::resources::kind::KINDS;
+use super::resources::{Resources, Scored};
 use super::state;
 use super::table::{Limits, Table};
 use crate::normalise::Output;
@@ -39,10 +42,15 @@ pub struct Outcome {
     pub overflow: [u64; OVERFLOW.len()],
     /// Episodes that began, rose or ended.
     pub events: Vec<Event>,
+    /// Times that a resource spoke that is not watched as a whole.
+    pub resources_over_limit: u64,
 }
 
 /// The limits on series with state, in the order of the counts: in all, per metric, per resource.
 pub const OVERFLOW: [&str; 3] = ["series", "metric", "resource"];
+
+/// Series without state of which the point before is kept, per shard.
+const MOST_BEYOND: usize = 65_536;
 
 /// Why a point has no score that says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +91,8 @@ pub struct Shard {
     hold_nanos: u64,
     table: Table,
     ratios: Ratios,
-    resources: Resources,
+    beyond: Beyond,
+    pub(super) resources: Resources,
     identities: Identities,
 }
 
@@ -99,13 +108,16 @@ impl Shard {
             per_resource: series.max_per_resource,
         };
         let table = Table::new(limits, series.max_families, config.engine.seed);
-        let resources = Resources::new(limits.series, settings.floor, config.engine.seed);
+        let forest = &config.forest;
+        let watched = if forest.enabled { forest.max_resources.div_ceil(shards.max(1)) } else { 0 };
+        let resources = Resources::new(watched, settings.floor);
         Self {
             config,
             settings,
             hold_nanos,
             table,
             ratios: Ratios::default(),
+            beyond: Beyond::new(limits.series.min(MOST_BEYOND)),
             resources,
             identities: Identities::default(),
         }
@@ -114,12 +126,17 @@ impl Shard {
     /// The state of all series for a snapshot of one of so many shards, and how many series it has no room for.
     pub(super) fn snapshot(&self, shards: usize, now_unix_nano: u64) -> (Vec<u8>, u64) {
         let ttl = u64::try_from(self.config.series.ttl.as_nanos()).unwrap_or(u64::MAX);
-        state::encode(&self.table, &self.ratios, shards, now_unix_nano.saturating_sub(ttl))
+        let parts =
+            state::Parts { table: &self.table, ratios: &self.ratios, beyond: &self.beyond, resources: &self.resources };
+        state::encode(&parts, shards, now_unix_nano.saturating_sub(ttl))
     }
 
     /// Takes what a snapshot held.
     pub(super) fn restore(&mut self, restored: state::Restored) {
-        self.ratios = self.table.restore(restored);
+        let rest = self.table.restore(restored);
+        self.ratios = rest.ratios;
+        self.beyond.restore(rest.beyond);
+        self.resources.restore(rest.resources);
     }
 
     /// Series in the table.
@@ -129,7 +146,7 @@ impl Shard {
 
     /// Bytes of scoring state: samples, features and the labels of the score series.
     pub fn scoring_bytes(&self) -> usize {
-        self.table.scoring_bytes() + self.ratios.bytes()
+        self.table.scoring_bytes() + self.ratios.bytes() + self.beyond.bytes()
     }
 
     /// Reads the picked resources of a request, or all of them.
@@ -145,6 +162,7 @@ impl Shard {
             let config = Arc::clone(&self.config);
             let identity = self.identities.resolve(&config.normalise, &entry.resource(), &mut outcome.tally);
             let owner = Owner { key: identity.key, source: identity.source, labels: Arc::clone(&identity.labels) };
+            self.resources.meet(owner.key, &owner.labels, &entry.resource());
             let mut latest = 0;
             for scope in entry.scopes() {
                 let named = scope.scope();
@@ -158,16 +176,20 @@ impl Shard {
             }
             self.target_info(&entry.resource(), latest, &mut outcome);
         }
-        outcome.anomalies +=
-            self.ratios.judge((&self.settings, self.hold_nanos), &mut outcome.out, &mut outcome.events);
+        let rules = (&self.settings, self.hold_nanos);
+        outcome.anomalies += self.ratios.judge(rules, &mut self.resources, &mut outcome.out, &mut outcome.events);
+        outcome.resources_over_limit = self.resources.take_over_limit();
         outcome
     }
 
     /// Scores the resources that have said something since the last time.
-    pub fn score_resources(&mut self) -> Output {
-        let mut out = Output::default();
-        self.resources.tick(&mut out);
-        out
+    pub(super) fn score_resources(&mut self, forests: &Forests) -> Scored {
+        self.resources.tick(forests)
+    }
+
+    /// Resources that are watched, by kind.
+    pub(super) fn resources(&self) -> [usize; KINDS] {
+        self.resources.counts()
     }
 
     /// Removes what has not been seen for long and notes who fell silent; what is left to write is returned.
@@ -178,7 +200,9 @@ impl Shard {
             self.table.silence(&self.settings, now_unix_nano, &mut events);
         }
         self.table.expire(now_unix_nano, ttl.max(1), &mut out, &mut events);
-        self.ratios.expire(now_unix_nano.saturating_sub(u64::from(ttl) * 1_000_000_000));
+        let since = now_unix_nano.saturating_sub(u64::from(ttl) * 1_000_000_000);
+        self.ratios.expire(since);
+        self.beyond.expire(since);
         (out, events)
     }
 

@@ -13,6 +13,7 @@ use mirador_otlp::value::{Attributes, Value};
 use super::detector::codec::{Decoder, Encoder};
 use super::detector::{Detector, EpisodeKind, Settings, Shape};
 use super::episodes::Event;
+use super::resources::Resources;
 use super::table::{KeyHasher, SCORE, flag_labels};
 use super::watch::{Change, Virtual};
 use crate::normalise::Output;
@@ -45,6 +46,8 @@ pub(super) fn failure(metric: &str, attributes: Attributes<'_>) -> Option<(bool,
 #[derive(Debug)]
 struct Ratio {
     detector: Detector,
+    /// Hash of the labels of the resource.
+    owner: u128,
     labels: Option<Labels>,
     /// Of the flag series, while it is written: until this time.
     flag: Option<(Labels, u64)>,
@@ -69,6 +72,7 @@ impl Ratios {
         }
         let ratio = self.ratios.entry(key).or_insert_with(|| Ratio {
             detector: Detector::new(settings, Shape::Ratio, key as u64),
+            owner: grown.owner,
             labels: None,
             flag: None,
             calls: 0.0,
@@ -79,6 +83,7 @@ impl Ratios {
         if ratio.labels.is_none() {
             ratio.labels = Some(labels(grown.score_labels, grown.label));
         }
+        ratio.owner = grown.owner;
         ratio.calls += grown.count;
         ratio.errors += if grown.failed { grown.count } else { 0.0 };
         ratio.time = ratio.time.max(grown.time);
@@ -91,6 +96,7 @@ impl Ratios {
     pub(super) fn judge(
         &mut self,
         (settings, hold_nanos): (&Settings, u64),
+        resources: &mut Resources,
         out: &mut Output,
         events: &mut Vec<Event>,
     ) -> u64 {
@@ -105,6 +111,9 @@ impl Ratios {
             let usual = (ratio.detector.median().clamp(0.0, 1.0) * calls + 1.0) / (calls + 2.0);
             let noise = (NOISE * (usual * (1.0 - usual) / calls).sqrt()).max(1.5 / calls);
             let verdict = ratio.detector.observe_noisy(settings, None, ratio.time, share, noise);
+            if let Some(score) = verdict.score {
+                resources.add_failures(ratio.owner, ratio.time, (score, verdict.is_anomaly), verdict.surprise);
+            }
             let millis = (ratio.time / 1_000_000) as i64;
             out.push(labels, millis, verdict.score.unwrap_or(0.0));
             anomalies += u64::from(verdict.is_anomaly);
@@ -152,7 +161,8 @@ impl Ratios {
         for _ in 0..from.u32()? {
             let key = from.u128()?;
             let detector = Detector::decode(from)?;
-            let ratio = Ratio { detector, labels: None, flag: None, calls: 0.0, errors: 0.0, time: 0, touched: false };
+            let (labels, flag) = (None, None);
+            let ratio = Ratio { detector, owner: 0, labels, flag, calls: 0.0, errors: 0.0, time: 0, touched: false };
             ratios.ratios.insert(key, ratio);
         }
         Some(ratios)
@@ -167,6 +177,8 @@ impl Ratios {
 /// What a counter of calls grew by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grown<'a> {
+    /// Hash of the labels of the resource.
+    pub(super) owner: u128,
     pub(super) time: u64,
     pub(super) count: f64,
     pub(super) failed: bool,
@@ -199,10 +211,10 @@ mod tests {
         let mut judge = |(step, (calls, errors)): (u64, (f64, f64))| {
             for (count, failed) in [(calls - errors, false), (errors, true)] {
                 let time = (1_000_000 + step) * 1_000_000_000;
-                let grown = Grown { time, count, failed, label: "status_code", score_labels: &labels };
+                let grown = Grown { owner: 0, time, count, failed, label: "status_code", score_labels: &labels };
                 ratios.add(&settings, 1, grown);
             }
-            ratios.judge((&settings, 0), &mut Output::default(), &mut Vec::new())
+            ratios.judge((&settings, 0), &mut Resources::new(0, 0.7), &mut Output::default(), &mut Vec::new())
         };
         (0..).zip(steps).map(&mut judge).collect()
     }

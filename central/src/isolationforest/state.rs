@@ -11,15 +11,26 @@ use std::path::{Path, PathBuf};
 use super::detector::Prior;
 use super::detector::codec::{Decoder, Encoder};
 use super::families::MEMBERS;
+use super::overflow::Beyond;
 use super::ratios::Ratios;
+use super::resources::{Resources, Waiting};
 use super::table::Table;
-use super::watch::Watch;
+use super::watch::{Before, Watch};
 use crate::snapshot::{MAX_PAYLOAD, Snapshot};
 
 /// What the files are of.
 pub const KIND: &str = "isolationforest";
 /// Version of the payload; another one is refused, and the role starts cold.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+
+/// What a shard's file is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) table: &'a Table,
+    pub(super) ratios: &'a Ratios,
+    pub(super) beyond: &'a Beyond,
+    pub(super) resources: &'a Resources,
+}
 
 /// States by series, priors by family.
 #[derive(Debug, Default)]
@@ -27,6 +38,8 @@ pub(super) struct Restored {
     /// Shards that there were.
     pub(super) shards: usize,
     pub(super) ratios: Ratios,
+    pub(super) beyond: Vec<(u128, Before)>,
+    pub(super) resources: Waiting,
     pub(super) watches: Vec<(u128, Watch)>,
     pub(super) families: Vec<(u128, Box<[Prior; MEMBERS]>)>,
 }
@@ -37,10 +50,13 @@ pub(super) fn path(file: &Path, shard: usize) -> PathBuf {
 }
 
 /// The payload of one of so many shards, and how many series did not fit into it. Series not seen since `since` are left out.
-pub(super) fn encode(table: &Table, ratios: &Ratios, shards: usize, since_unix_nano: u64) -> (Vec<u8>, u64) {
+pub(super) fn encode(parts: &Parts<'_>, shards: usize, since_unix_nano: u64) -> (Vec<u8>, u64) {
+    let Parts { table, ratios, beyond, resources } = *parts;
     let (mut to, mut left_out) = (Encoder::default(), 0);
     to.u32(shards as u32);
     ratios.encode(&mut to);
+    beyond.encode(&mut to);
+    resources.encode(&mut to);
     to.u32(table.families.iter().count() as u32);
     for (key, priors) in table.families.iter() {
         to.u128(key);
@@ -72,6 +88,8 @@ pub(super) fn decode(payload: &[u8]) -> Option<Restored> {
     let (mut from, mut restored) = (Decoder(payload), Restored::default());
     restored.shards = usize::try_from(from.u32()?).ok()?;
     restored.ratios = Ratios::decode(&mut from)?;
+    restored.beyond = Beyond::decode(&mut from)?;
+    restored.resources = Resources::decode(&mut from)?;
     for _ in 0..from.u32()? {
         let key = from.u128()?;
         let mut priors: Box<[Prior; MEMBERS]> = Box::default();
@@ -99,10 +117,13 @@ pub(super) fn read(file: &Path, shard: usize, shards: usize) -> Restored {
         Some(restored) if restored.shards == shards => restored,
         own => {
             let mut all = own.unwrap_or_default();
+            // Whose series come here is not known, and what was gathered of a resource must be scored once: here nobody's.
+            all.resources = Waiting::default();
             let count = all.shards.max(read_one(&path(file, 0)).map_or(0, |first| first.shards));
             for other in (0..count).filter(|other| *other != shard) {
                 if let Some(restored) = read_one(&path(file, other)) {
                     all.ratios.extend(restored.ratios);
+                    all.beyond.extend(restored.beyond);
                     all.watches.extend(restored.watches);
                     all.families.extend(restored.families);
                 }
@@ -128,12 +149,12 @@ fn read_one(path: &Path) -> Option<Restored> {
 }
 
 impl Table {
-    /// Takes what a snapshot held, but for the ratios; the states wait for their series.
-    pub(super) fn restore(&mut self, restored: Restored) -> Ratios {
-        for (key, priors) in restored.families {
+    /// Takes families and states, which wait for their series; the rest is returned.
+    pub(super) fn restore(&mut self, mut restored: Restored) -> Restored {
+        for (key, priors) in std::mem::take(&mut restored.families) {
             self.families.restore(key, priors);
         }
-        self.restored.extend(restored.watches);
-        restored.ratios
+        self.restored.extend(std::mem::take(&mut restored.watches));
+        restored
     }
 }

@@ -355,3 +355,6 @@ pub(super) struct Fresh<'a> {
 fn seconds(unix_nano: u64) -> u32 {
     u32::try_from(unix_nano / 1_000_000_000).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 use mirador_service::metrics::{Counter, Gauge, Labels, Registry};
 
 use super::pass::{OVERFLOW, Outcome, Unscored};
+use super::resources::kind::Kind;
 use crate::normalise::tally::Loss;
 
 /// Handles, looked up once.
@@ -33,6 +34,8 @@ pub(super) struct Telemetry {
     pub(super) state_bytes: Gauge,
     /// Group commits by outcome: stored, retry, poison, fatal.
     commits: Vec<Counter>,
+    /// What resources are as a whole, and incidents.
+    pub(super) forest: Whole,
     /// Samples that the store has taken.
     pub(super) samples: Counter,
     /// Points that the store refused for good.
@@ -114,6 +117,7 @@ impl Telemetry {
                 "outcome",
                 &mut COMMITS.into_iter().map(|(_, name)| name),
             ),
+            forest: Whole::new(registry),
             samples: registry.counter("mirador_isolationforest_samples", "Samples that the store has taken"),
             poisoned: registry.counter("mirador_isolationforest_poisoned", "Datapoints that the store refused for good"),
         }
@@ -134,6 +138,7 @@ impl Telemetry {
         for (counter, loss) in self.dropped.iter().zip(Loss::ALL) {
             counter.inc_by(outcome.tally.lost(loss));
         }
+        self.forest.resources_over_limit.inc_by(outcome.resources_over_limit);
         self.truncated.inc_by(outcome.tally.truncated);
         self.conflicts.inc_by(outcome.tally.conflicts);
     }
@@ -144,6 +149,64 @@ impl Telemetry {
             if known == commit {
                 counter.inc();
             }
+        }
+    }
+}
+
+/// Resources as a whole, their forests, incidents.
+#[derive(Debug, Clone)]
+pub(super) struct Whole {
+    /// Resources that are watched, by kind.
+    pub(super) resources: Vec<Gauge>,
+    /// Times that a resource beyond the limit was met.
+    pub(super) resources_over_limit: Counter,
+    /// Rows that forests did not get.
+    pub(super) rows_dropped: Counter,
+    /// Rows that the forest of each kind grows from.
+    pub(super) rows: Vec<Gauge>,
+    /// Bytes of all forests and their rows.
+    pub(super) bytes: Gauge,
+    /// Trees that were grown.
+    pub(super) trees_grown: Counter,
+    /// Incidents that began.
+    pub(super) incidents: Counter,
+    /// Incidents with an open episode.
+    pub(super) incidents_open: Gauge,
+    /// Events that are told without an incident, or series that an incident does not count, for want of room.
+    pub(super) incidents_left_out: Counter,
+}
+
+impl Whole {
+    fn new(registry: &Registry) -> Self {
+        let kinds = |name: &str, help: &str| {
+            let family = registry.gauge_family::<Labels>(name, help);
+            registry.declare_labels(name, &["kind"]);
+            let one = |kind: Kind| family.get_or_create_owned(&vec![("kind", kind.as_str().to_owned())]);
+            Kind::ALL.into_iter().map(one).collect::<Vec<_>>()
+        };
+        Self {
+            resources: kinds("mirador_isolationforest_resources", "Resources that are watched as a whole, by kind"),
+            resources_over_limit: registry.counter(
+                "mirador_isolationforest_resources_over_limit",
+                "Times that a resource spoke that is not watched as a whole, because forest.max_resources are",
+            ),
+            rows_dropped: registry.counter(
+                "mirador_isolationforest_forest_rows_dropped",
+                "Rows of resources that no forest learned from, because too many waited",
+            ),
+            rows: kinds("mirador_isolationforest_forest_rows", "Rows that the forest of a kind grows from"),
+            bytes: registry.gauge("mirador_isolationforest_forest_bytes", "Forests of resources and their rows"),
+            trees_grown: registry
+                .counter("mirador_isolationforest_trees_grown", "Trees grown for forests of resources"),
+            incidents: registry.counter(
+                "mirador_isolationforest_incidents",
+                "Incidents that began: episodes of one resource that overlap in time",
+            ),
+            incidents_open: registry.gauge("mirador_isolationforest_incidents_open", "Incidents with an open episode"),
+            incidents_left_out: registry.counter(
+                "mirador_isolationforest_incidents_left_out",
+                "Events without an incident, or series that their incident does not count, for want of room",
+            ),
         }
     }
 }

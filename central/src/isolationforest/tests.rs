@@ -105,6 +105,27 @@ async fn unusable_points_are_a_partial_success() {
     tasks.ended().await.unwrap();
 }
 
+#[tokio::test]
+async fn files_of_another_version_are_refused_by_name_and_the_role_starts_cold() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("isolationforest.state");
+    let own = state::path(&file, 0);
+    Snapshot::write(&own, state::KIND, 1, b"what the release before wrote").unwrap();
+    let said = Snapshot::read(&own, state::KIND, state::VERSION).unwrap_err().to_string();
+    assert!(said.ends_with("has version 1, this release reads version 2"), "{said}");
+    let common = shared::path(&file);
+    std::fs::write(&common, b"no snapshot at all").unwrap();
+    let (registry, health, store) = (Registry::new(), Health::new(), Arc::new(Memory::default()));
+    let parts = Parts { state: Some(file.clone()), ..parts(&store, &registry, &health) };
+    let (role, tasks) = Role::start(Config { shards: 1, ..Config::default() }, parts);
+    role.take(requests(1).remove(0)).await.unwrap();
+    drop(role);
+    tasks.ended().await.unwrap();
+    assert_eq!(store.samples.lock().unwrap()["load"], 8);
+    assert_eq!(state::read(&file, 0, 1).watches.len(), 8, "the next snapshot is sound");
+    assert!(std::fs::read(&common).unwrap().starts_with(b"MIRADOR"), "and so is what shards have in common");
+}
+
 #[test]
 fn the_default_configuration_has_no_problems_and_a_wrong_one_names_its_keys() {
     assert_eq!(Config::default().problems(), Vec::<String>::new());
@@ -112,8 +133,16 @@ fn the_default_configuration_has_no_problems_and_a_wrong_one_names_its_keys() {
     config.engine.sample_size = 4;
     config.series.max_series = 0;
     config.normalise.limits.max_labels = 1;
+    config.forest.reservoir = 10;
+    config.forest.max_resources = 0;
     let problems = config.problems().join("\n");
-    for key in ["engine.sample_size", "series.max_series", "normalise.limits.max_labels"] {
+    for key in [
+        "engine.sample_size",
+        "series.max_series",
+        "normalise.limits.max_labels",
+        "forest.reservoir",
+        "forest.max_resources",
+    ] {
         assert!(problems.contains(key), "{problems}");
     }
 }
@@ -189,15 +218,4 @@ async fn a_damaged_snapshot_is_refused_and_the_role_starts_cold() {
     tasks.ended().await.unwrap();
     assert_eq!(store.samples.lock().unwrap()["load"], 8);
     assert_eq!(state::read(&file, 0, 1).watches.len(), 8, "the next snapshot is sound");
-}
-
-#[test]
-fn keys_of_the_predecessor_are_taken_over_or_named() {
-    let text = r#"{"collector": {"contamination_rate": 0.01, "threshold": 0.8, "min_samples": 200, "forest_size": 100,
-        "features": {"metrics": ["value"]}}}"#;
-    let config: Config = serde_json::from_str(text).unwrap();
-    let engine = config.scoring();
-    assert_eq!((engine.contamination, engine.threshold, engine.warmup_points), (0.01, Some(0.8), 200));
-    assert_eq!(config.collector.inert(), ["forest_size", "features"]);
-    assert_eq!(config.problems(), Vec::<String>::new());
 }

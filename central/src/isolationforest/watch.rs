@@ -1,7 +1,8 @@
 //! The scoring state of one series: which virtual series it has, what came before, what was said last.
 //!
 //! A gauge is scored on its value, a monotonic sum on its rate. A histogram, of either kind, is five virtual series:
-//! observations per second, mean, and three quantiles of what came new; a summary is the first two. The point's
+//! observations per second, mean, and three quantiles of what came new; a summary likewise, with the quantiles that
+//! its producer has made. The point's
 //! score is the highest among them and the reason names it.
 //!
 //! Invariant: a point that is not later than the latest one moves nothing; the latest point again gets the score that
@@ -176,6 +177,14 @@ impl Watch {
                 let Features::Distribution(distribution) = &mut self.features else { return None };
                 distribution.judge(rules, now, buckets, changes)
             }
+            Reading::Summary { count, sum, start, quantiles } => {
+                let now = Before { time, start, count, sum: Some(sum) };
+                if !matches!(self.features, Features::Distribution(_)) {
+                    self.features = Features::Distribution(Box::new(Distribution::new(rules.settings, self.seed, now)));
+                }
+                let Features::Distribution(distribution) = &mut self.features else { return None };
+                distribution.judge_summary(rules, now, quantiles, changes)
+            }
         };
         self.speak(changes, had);
         if time > self.last_time {
@@ -307,6 +316,7 @@ pub(super) fn observe(
 fn finite(reading: &Reading) -> bool {
     match reading {
         Reading::Level(value) | Reading::Total { value, .. } => value.is_finite(),
+        Reading::Summary { count, sum, .. } => count.is_finite() && sum.is_finite(),
         Reading::Distribution { count, sum, .. } => count.is_finite() && sum.is_none_or(f64::is_finite),
     }
 }

@@ -67,6 +67,35 @@ pub enum Reading {
         /// Unix nanoseconds, 0 when unknown.
         start: u64,
     },
+    /// The same, with the quantiles that its producer has made of late observations.
+    Summary {
+        /// How many.
+        count: f64,
+        /// Their sum.
+        sum: f64,
+        /// Unix nanoseconds, 0 when unknown.
+        start: u64,
+        /// The median, the 95th and the 99th percentile; NaN where the quantiles do not tell.
+        quantiles: [f64; 3],
+    },
+}
+
+/// The quantiles of a [`Reading::Summary`].
+const READ: [f64; 3] = [0.5, 0.95, 0.99];
+
+/// A quantile of a summary, which has some of them in ascending order: as it is given, or linear between its
+/// neighbours. The highest one that is given, if it is above the median, stands for the 95th percentile when that lies
+/// beyond it. NaN where nothing is known.
+fn quantile_of(given: &[(f64, f64)], quantile: f64) -> f64 {
+    /// Quantiles come as decimal fractions, and as what is next to them.
+    const SAME: f64 = 1e-6;
+    let above = given.partition_point(|(at, _)| *at < quantile - SAME);
+    match (above.checked_sub(1).map(|below| given[below]), given.get(above)) {
+        (_, Some((at, value))) if (at - quantile).abs() <= SAME => *value,
+        (Some((low, from)), Some((high, to))) => from + (to - from) * (quantile - low) / (high - low),
+        (Some((at, value)), None) if at > 0.5 + SAME && quantile < 0.96 => value,
+        _ => f64::NAN,
+    }
 }
 
 /// The state that turns deltas into totals.
@@ -247,7 +276,7 @@ impl Stream {
         let (count, sum) = (point.count() as f64, point.sum());
         out.buckets.clear();
         family.write(stamp.millis(), quantiles.iter().map(|(_, value)| *value), Some(sum), count, out);
-        Ok(Reading::Distribution { count, sum: Some(sum), start: stamp.start })
+        Ok(Reading::Summary { count, sum, start: stamp.start, quantiles: READ.map(|at| quantile_of(&quantiles, at)) })
     }
 
     /// Ends every series of the stream (the flag "no recorded value").

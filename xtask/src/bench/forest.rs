@@ -2,7 +2,9 @@
 //! run.
 //!
 //! All on CPU 0, one thread, one after the other in every round; a figure is the best of the rounds, because noise
-//! only ever adds. Never: measures in another build than release.
+//! only ever adds. Then the whole role as a process, see [`role`]. Never: measures in another build than release.
+
+mod role;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,12 +22,17 @@ pub(super) struct Options {
     /// Only ours: installs and builds nothing else.
     #[arg(long)]
     alone: bool,
+    /// Points of every series that the whole role is measured over.
+    #[arg(long, default_value_t = 100)]
+    points: usize,
 }
 
 /// What `central/examples/forest.rs` prints.
 #[derive(Debug, Deserialize)]
 struct Ours {
     point_ns: f64,
+    hot_point_ns: f64,
+    pass_ns: f64,
     series_bytes: f64,
     row_ns: f64,
     rebuild_us: f64,
@@ -66,10 +73,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
         let folder = build(&root.join("tests/peers/Cargo.toml"), &[])?;
         Some((folder.join("mirador-peers"), install::ensure("scikitlearn")?))
     };
-    let (mut own, mut crates, mut learn) = (Vec::new(), Vec::new(), Vec::new());
+    role::build()?;
+    let (mut own, mut crates, mut learn, mut roles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
         own.push(serde_json::from_str::<Ours>(&output(&Command::new(&ours))?)?);
+        roles.push(role::measure(options.points)?);
         let Some((program, python)) = &peers else { continue };
         crates.push(serde_json::from_str::<Theirs>(&output(&Command::new(program))?)?);
         let mut script = Command::new(python);
@@ -77,6 +86,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         learn.push(learned(&output(&script)?)?);
     }
     print(&own, &crates, &learn, options.rounds);
+    role::print(&roles);
     Ok(())
 }
 
@@ -121,7 +131,15 @@ fn print(own: &[Ours], crates: &[Theirs], learn: &[Learn], rounds: usize) {
         best(|ours| ours.point_ns),
         beside(format!("krcf, one series, 50 x 256: {:.0}", of(|theirs| theirs.krcf_point_ns)))
     );
-    println!("| layer 1: bytes a series, measured | {:.0} | |", best(|ours| ours.series_bytes));
+    println!(
+        "| layer 1: the same with 50 series, which stay in the cache, ns | {:.0} | |",
+        best(|ours| ours.hot_point_ns)
+    );
+    println!(
+        "| pass: a point from OTLP bytes to samples and score, without process, ns | {:.0} | |",
+        best(|ours| ours.pass_ns)
+    );
+    println!("| layer 1: bytes a series, all in, counted | {:.0} | |", best(|ours| ours.series_bytes));
     println!(
         "| layer 2: score a row of 8, range-aware 50 x 256, ns | {:.0} | {} |",
         best(|ours| ours.row_ns),
@@ -149,5 +167,7 @@ fn print(own: &[Ours], crates: &[Theirs], learn: &[Learn], rounds: usize) {
     );
     println!("| batch: score a row of 8, combined 100 x 256, ns | {:.0} | |", best(|ours| ours.combined_ns));
     println!("| batch: fit combined (with its ranks), ms | {:.1} | |", best(|ours| ours.combined_fit_ms));
-    println!("\nBest of {rounds} rounds, one thread on CPU 0, one after the other.");
+    println!(
+        "\nBest of {rounds} rounds, processor time of one thread on CPU 0, one after the other; peers in wall time."
+    );
 }

@@ -125,15 +125,74 @@ fn metrics() -> Vec<Series> {
         bucket("+Inf", 20.0),
         edge("traces_service_graph_request_total", &[1.0, 9.0]),
         edge("traces_service_graph_request_failed_total", &[0.0, 2.0]),
-        series(&[("__name__", "anomaly_score"), ("metric", "up"), ("pod", "a")], &[0.2, 0.9, 0.4]),
-        series(&[("__name__", "anomaly_score"), ("metric", "up"), ("pod", "b")], &[0.95]),
-        series(&[("__name__", "is_anomaly"), ("metric", "up"), ("pod", "a")], &[1.0, 0.0]),
+        series(
+            &[("__name__", "anomaly_score"), ("job", "shop/cart"), ("metric", "up"), ("pod", "a")],
+            &[0.2, 0.9, 0.4],
+        ),
+        series(
+            &[("__name__", "anomaly_score"), ("job", "shop/cart"), ("metric", "up"), ("pod", "b"), ("server", "mail")],
+            &[0.95],
+        ),
+        series(&[("__name__", "is_anomaly"), ("job", "shop/cart"), ("metric", "up"), ("pod", "a")], &[1.0, 0.0]),
         series(&[("__name__", "up"), ("pod", "a")], &[1.0, f64::NAN]),
         series(&[("__name__", "up"), ("pod", "b")], &[0.0]),
     ]
 }
 
+/// The records of an episode of the series `up` of pod `a`, which is over.
+fn episode() -> Request {
+    let record = |kind: &str, ago_nanos: u64, own: &[(&str, any_value::Value)]| {
+        let word = |text: &str| any_value::Value::StringValue(text.to_owned());
+        let pairs = [
+            ("anomaly.kind", word(kind)),
+            ("anomaly.metric", word("up")),
+            ("anomaly.part", word("value")),
+            ("anomaly.peak", any_value::Value::DoubleValue(0.9)),
+            ("anomaly.opened_at_unix_nano", any_value::Value::IntValue(7_000_000)),
+            ("anomaly.incident.id", word("00000000000000ab")),
+            ("anomaly.incident.opened_at_unix_nano", any_value::Value::IntValue(5_000_000)),
+            ("anomaly.incident.series", any_value::Value::IntValue(3)),
+            ("anomaly.incident.lead", word("up{pod=\"a\"} value")),
+            ("series.job", word("shop/cart")),
+            ("series.pod", word("a")),
+        ];
+        let attributes = pairs.into_iter().chain(own.iter().cloned()).map(|(key, value)| KeyValue {
+            key: key.to_owned(),
+            value: Some(AnyValue { value: Some(value) }),
+            ..KeyValue::default()
+        });
+        LogRecord {
+            time_unix_nano: unix_nano() - ago_nanos,
+            event_name: crate::isolationforest::episodes::EVENT_NAME.to_owned(),
+            attributes: attributes.collect(),
+            ..LogRecord::default()
+        }
+    };
+    let word = |text: &str| any_value::Value::StringValue(text.to_owned());
+    let double = any_value::Value::DoubleValue;
+    let opened = [
+        ("anomaly.reason", word("value too high")),
+        ("anomaly.direction", word("high")),
+        ("anomaly.value", double(9.0)),
+        ("anomaly.expected_low", double(1.0)),
+        ("anomaly.expected_high", double(2.5)),
+        ("anomaly.contribution", double(0.5)),
+    ];
+    let log_records = vec![
+        record("opened", 2_000_000_000, &opened),
+        record("closed", 1_000_000_000, &[("anomaly.reason", word("back to usual"))]),
+    ];
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { resource: Some(resource("cart")), scope_logs, ..ResourceLogs::default() }];
+    let body = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    Request::parse(Signal::Logs, body.into(), &Limits::default()).unwrap()
+}
+
 async fn served() -> Served {
+    served_with(None).await
+}
+
+async fn served_with(more_logs: Option<Request>) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let config = embedded::Config { path: folder.path().join("store.sqlite"), ..embedded::Config::default() };
     let store = Embedded::open(&config, &Registry::new(), || ()).unwrap();
@@ -141,6 +200,9 @@ async fn served() -> Served {
     TraceStore::store(&store, &spans("pay", vec![span(2, 3, 0, 500, 1)])).await.unwrap();
     LogStore::store(&store, &logs("cart", &[("paid", 9, 1), (HTML, 17, 0)])).await.unwrap();
     LogStore::store(&store, &logs("mail", &[("sent", 9, 0)])).await.unwrap();
+    if let Some(logs) = more_logs {
+        LogStore::store(&store, &logs).await.unwrap();
+    }
     MetricStore::write(&store, Arc::new(SeriesBatch { series: metrics() })).await.unwrap();
     let config = Config { endpoint: ([127, 0, 0, 1], 0).into(), ..Config::default() };
     let console = Console::bind(&config, &store).await.unwrap();
@@ -208,7 +270,7 @@ async fn the_graph_has_its_edges() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn anomalies_stand_flagged_first_then_by_peak() {
-    let served = served().await;
+    let served = served_with(Some(episode())).await;
     let found = served.good("/api/v1/anomalies").await;
     let rows: Vec<_> = found
         .as_array()
@@ -220,6 +282,35 @@ async fn anomalies_stand_flagged_first_then_by_peak() {
         .collect();
     assert_eq!(rows, [(Some("a"), Some(true), Some(0.9), Some(0.4)), (Some("b"), Some(false), Some(0.95), Some(0.95))]);
     assert_eq!(served.good("/api/v1/anomalies?limit=1").await.as_array().unwrap().len(), 1);
+    for (filter, pods) in [
+        ("flagged=true", vec!["a"]),
+        ("flagged=false", vec!["b"]),
+        ("service=cart", vec!["a"]),
+        ("service=mail", vec!["b"]),
+        ("service=cart&flagged=false", vec![]),
+        ("incident=00000000000000ab", vec!["a"]),
+        ("incident=1", vec![]),
+    ] {
+        let found = served.good(&format!("/api/v1/anomalies?{filter}")).await;
+        let found: Vec<_> = found.as_array().unwrap().iter().filter_map(|row| row["labels"]["pod"].as_str()).collect();
+        assert_eq!(found, pods, "{filter}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anomaly_shows_its_latest_episode_with_the_reason_of_its_opening_and_its_incident() {
+    let served = served_with(Some(episode())).await;
+    let found = served.good("/api/v1/anomalies").await;
+    let episode = &found[0]["episode"];
+    assert_eq!((episode["kind"].as_str(), episode["reason"].as_str()), (Some("closed"), Some("value too high")));
+    assert_eq!((episode["direction"].as_str(), episode["part"].as_str()), (Some("high"), Some("value")));
+    assert_eq!((episode["value"].as_f64(), episode["expected_high"].as_f64()), (Some(9.0), Some(2.5)));
+    assert_eq!((episode["peak"].as_f64(), episode["opened_ms"].as_i64()), (Some(0.9), Some(7)));
+    assert_eq!(
+        episode["incident"],
+        json!({"id": "00000000000000ab", "opened_ms": 5, "series": 3, "lead": "up{pod=\"a\"} value"})
+    );
+    assert_eq!(found[1].get("episode"), None, "nothing was told of the other series");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,6 +363,8 @@ async fn a_wrong_parameter_is_refused_by_its_name() {
         ("red?color=red", "color"),
         ("graph?since=", "since"),
         ("anomalies?since=-5m", "since"),
+        ("anomalies?flagged=maybe", "flagged"),
+        ("anomalies?color=red", "color"),
         ("services?limit=1", "limit"),
         ("metrics?name=up", "name"),
         ("traces?errors=maybe", "errors"),

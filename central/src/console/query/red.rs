@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{Growth, LabelMap, growth};
@@ -77,6 +77,58 @@ struct EpisodeRow {
     peak: Option<f64>,
     opened_ms: i64,
     timestamp_ms: i64,
+    /// What it belongs to, with other episodes of the same service or resource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incident: Option<IncidentRow>,
+}
+
+/// Episodes that belong together.
+#[derive(Debug, Clone, Serialize)]
+struct IncidentRow {
+    id: String,
+    opened_ms: i64,
+    /// Series with an episode, when the record was written.
+    series: i64,
+    /// The series that led, as a selector with its part.
+    lead: String,
+}
+
+impl IncidentRow {
+    fn of(record: &BTreeMap<String, Json>) -> Option<Self> {
+        let number = |key: &str| record.get(key).and_then(Json::as_i64);
+        Some(Self {
+            id: record.get("anomaly.incident.id").and_then(Json::as_str)?.to_owned(),
+            opened_ms: number("anomaly.incident.opened_at_unix_nano").unwrap_or_default() / 1_000_000,
+            series: number("anomaly.incident.series").unwrap_or_default(),
+            lead: record.get("anomaly.incident.lead").and_then(Json::as_str).unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+/// What is asked about anomalies.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::console) struct AnomalyFilter {
+    pub(in crate::console) since: Option<String>,
+    pub(in crate::console) limit: Option<usize>,
+    /// Series of this service only: by their label `service_name`, else `server`, else the name in `job`.
+    pub(in crate::console) service: Option<String>,
+    /// `true`: only series that were flagged; `false`: only the others.
+    pub(in crate::console) flagged: Option<bool>,
+    /// Series whose latest episode belongs to this incident only.
+    pub(in crate::console) incident: Option<String>,
+}
+
+impl AnomalyFilter {
+    fn wants(&self, row: &AnomalyRow) -> bool {
+        let named = |name: &str| row.labels.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let job = || named("job").map(|job| job.rsplit('/').next().unwrap_or(job));
+        let service = || named("service_name").or_else(|| named("server")).or_else(job);
+        let incident = || row.episode.as_ref()?.incident.as_ref().map(|incident| incident.id.as_str());
+        self.flagged.is_none_or(|flagged| flagged == row.flagged)
+            && self.service.as_deref().is_none_or(|wanted| service() == Some(wanted))
+            && self.incident.as_deref().is_none_or(|wanted| incident() == Some(wanted))
+    }
 }
 
 /// Log records read for one answer at most.
@@ -112,6 +164,7 @@ fn episodes(connection: &Connection, since_ms: i64) -> anyhow::Result<BTreeMap<(
             peak: number("anomaly.peak"),
             opened_ms: nanos / 1_000_000,
             timestamp_ms: time / 1_000_000,
+            incident: IncidentRow::of(&record),
         };
         let known = found.entry((text("anomaly.metric"), labels.collect())).or_insert_with(|| episode.clone());
         if known.direction.is_none() && known.opened_ms == episode.opened_ms && episode.direction.is_some() {
@@ -257,9 +310,10 @@ pub(in crate::console) fn edges(connection: &Connection, since_ms: i64) -> anyho
     Ok(found)
 }
 
-/// The highest scores since `since_ms`: flagged series first, then by peak.
+/// The highest scores since `since_ms` of what is asked for: flagged series first, then by peak.
 pub(in crate::console) fn anomalies(
     connection: &Connection,
+    filter: &AnomalyFilter,
     since_ms: i64,
     limit: usize,
 ) -> anyhow::Result<Vec<AnomalyRow>> {
@@ -289,7 +343,7 @@ pub(in crate::console) fn anomalies(
         let key = (metric, labels);
         let episode = told.remove(&key);
         let (metric, labels) = key;
-        found.push(AnomalyRow {
+        let row = AnomalyRow {
             metric,
             episode,
             flagged: flags.get(&text).copied().unwrap_or(false),
@@ -297,7 +351,10 @@ pub(in crate::console) fn anomalies(
             score: row.get::<_, Option<f64>>(1)?.unwrap_or(0.0),
             peak: row.get(2)?,
             timestamp_ms: row.get(3)?,
-        });
+        };
+        if filter.wants(&row) {
+            found.push(row);
+        }
     }
     found.sort_by(|left, right| right.flagged.cmp(&left.flagged).then_with(|| right.peak.total_cmp(&left.peak)));
     found.truncate(limit);

@@ -141,11 +141,12 @@ impl Detector {
         for sample in &mut samples {
             *sample = decode_sample(from)?;
         }
-        let (window, windowed) = (from.f32s()?, from.u8()?);
+        let (mut window, windowed): ([f32; super::WINDOW], u8) = (from.f32s()?, from.u8()?);
         let (profile, tail, episode) = (Profile::decode(from)?, Tail::decode(from)?, Episode::decode(from)?);
         let (weight, inverse_depth, phase) = (from.f32()?, from.f32()?, from.u8()?);
         let (features, scores, stale) = (from.f32s()?, from.f32s()?, from.u8()? != 0);
         let last = Said::decode(from)?;
+        window.iter_mut().skip(usize::from(windowed)).for_each(|value| *value = 0.0);
         let sound = usize::from(windowed) <= super::WINDOW && origin.is_finite() && weight.is_finite();
         sound.then_some(Self {
             shape,
@@ -192,9 +193,9 @@ impl Prior {
 }
 
 fn encode_sample(sample: &Sample, to: &mut Encoder) {
-    to.u32(sample.values.len() as u32);
-    to.f32s(&sample.values);
-    to.f32s(&sample.weights);
+    to.u32(sample.values().len() as u32);
+    to.f32s(sample.values());
+    to.f32s(sample.weights());
     to.f32s(&[sample.finest, sample.middle, sample.spread]);
 }
 
@@ -206,7 +207,7 @@ fn decode_sample(from: &mut Decoder<'_>) -> Option<Sample> {
     let sound = values.windows(2).all(|pair| pair[0] < pair[1])
         && values.iter().all(|value| value.is_finite())
         && weights.iter().all(|weight| weight.is_finite() && *weight > 0.0);
-    sound.then_some(Sample { values, weights, finest, middle, spread })
+    sound.then(|| Sample::of(&values, &weights, [finest, middle, spread]))
 }
 
 impl Profile {
@@ -251,6 +252,9 @@ impl Episode {
         to.u8(self.recent);
         to.u8(u8::from(self.is_open));
         to.u8(u8::from(self.is_high));
+        to.u8(self.run);
+        to.u64(self.habit_until);
+        to.f32(self.habit_peak);
     }
 
     fn decode(from: &mut Decoder<'_>) -> Option<Self> {
@@ -265,6 +269,9 @@ impl Episode {
             recent: from.u8()?,
             is_open: from.u8()? != 0,
             is_high: from.u8()? != 0,
+            run: from.u8()?,
+            habit_until: from.u64()?,
+            habit_peak: from.f32()?,
         })
     }
 }

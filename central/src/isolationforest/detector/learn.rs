@@ -26,7 +26,7 @@ impl Detector {
             self.tail.add(combine(&self.scores), 1.0 - 1.0 / recency);
         }
         if self.gap(unix_nano) {
-            self.windowed = 0;
+            (self.window, self.windowed) = ([0.0; WINDOW], 0);
         }
         self.pace(unix_nano);
         self.seen = self.seen.saturating_add(1);
@@ -51,7 +51,9 @@ impl Detector {
         if due || self.seen < YOUNG {
             self.inverse_depth = (1.0 / average_depth((self.weight as usize).max(2))) as f32;
         }
-        self.window.copy_within(..WINDOW - 1, 1);
+        // By the value: a copy of known length takes no call.
+        let window = self.window;
+        self.window[1..].copy_from_slice(&window[..WINDOW - 1]);
         self.window[0] = features[0];
         self.windowed = (self.windowed + 1).min(WINDOW as u8);
         self.profile.learn(unix_nano, settings.day_offset_seconds, features[0], self.seen == 1);

@@ -8,12 +8,16 @@
 //!
 //! Never: allocates, reads a clock.
 
+use super::elementary::ln;
+
 /// Clusters at most.
 const CLUSTERS: usize = 24;
 /// Scores that are gathered before they are folded in.
 const BUFFER: usize = 32;
 /// Where the exponential tail begins.
 const TAIL: f32 = 0.9;
+/// `log2(1 - TAIL)`.
+const LOG2_TAIL: f32 = -std::f32::consts::LOG2_10;
 /// The narrowest tail: scores of a constant series do not make every other score impossible.
 const LEAST_EXCESS: f32 = 0.004;
 
@@ -54,6 +58,14 @@ impl Tail {
         }
         let below = (self.start - score) / (self.start - self.middle).max(1e-6);
         ((1.0 - TAIL) + below * (TAIL - 0.5)).min(1.0)
+    }
+
+    /// `-log2` of [`Self::chance`].
+    pub(crate) fn surprise(&self, score: f32) -> f32 {
+        if score >= self.start {
+            return -LOG2_TAIL + (score - self.start) / self.excess * std::f32::consts::LOG2_E;
+        }
+        -ln(self.chance(score)) * std::f32::consts::LOG2_E
     }
 
     /// The score that a share of the series' scores exceeds.

@@ -62,7 +62,7 @@ pub fn expected_depth(sorted: &[f32], query: f32) -> f64 {
 /// Sum of `gap / distance of its farther end` over the gaps of one side, which lies above the query or below it.
 ///
 /// The nearest point of the side, whose term is 1, is the caller's.
-pub fn gap_terms(side: &[f32], query: f32, above: bool) -> f32 {
+fn gap_terms(side: &[f32], query: f32, above: bool) -> f32 {
     let pairs = side.len().saturating_sub(1);
     let (low, high) = (&side[..pairs], &side[side.len() - pairs..]);
     let away = if above { high } else { low };

@@ -303,33 +303,34 @@ impl Shard {
             }
             let reading = write(&mut stream, stamp, &mut outcome.out)?;
             outcome.overflow[full as usize] += 1;
-            self.overflow(context, (&base, &name), head.time, reading, outcome);
+            self.overflow((context, key), (&base, &name), head.time, reading, outcome);
             return Ok(());
         }
         let reading = write(&mut stream, stamp, &mut outcome.out)?;
         let (family, owner) = (context.family, context.owner.key);
         let fresh = Fresh { stream, name: &name, base: &base, source: stamp.source, family, owner };
         let (entry, families) = self.table.insert(key, fresh, context.now);
-        rules.apply(entry, families, head.time, reading, outcome);
+        // A series that is new to the process may have a history, from the snapshot.
+        if let Some(judged) = rules.apply(entry, families, head.time, reading, outcome) {
+            let beside = Beside { ratios: &mut self.ratios, resources: &mut self.resources };
+            beside.tell(&self.config.engine, &self.settings, (context, head), entry, &judged);
+        }
         Ok(())
     }
 
-    /// A gauge without state is held against the plain values of its family; other series cannot be.
+    /// A series without state is held against the plain values of its family.
     fn overflow(
         &mut self,
-        context: &Context<'_>,
+        (context, key): (&Context<'_>, u128),
         (base, name): (&Base, &str),
         time: u64,
         reading: Reading,
         outcome: &mut Outcome,
     ) {
-        let score = match reading {
-            Reading::Level(value) if self.config.engine.enabled && value.is_finite() => {
-                self.table.families.plain(context.family, &self.settings, value)
-            }
-            _ => None,
-        };
-        let Some(score) = score else {
+        let families = (&mut self.table.families, context.family);
+        let score =
+            self.config.engine.enabled.then(|| self.beyond.score(families, &self.settings, key, (time, reading)));
+        let Some(score) = score.flatten() else {
             outcome.unscored[Unscored::OverLimit as usize] += 1;
             return;
         };
@@ -363,7 +364,7 @@ impl Beside<'_> {
         judged: &Judged,
     ) {
         let owner = context.owner;
-        self.resources.add(owner.key, &owner.labels, head.time, entry.signals(), judged);
+        self.resources.add(owner.key, head.time, entry.signals(), judged);
         if judged.grown > 0.0
             && engine.error_ratio
             && let Some((failed, label)) = failure(context.name, head.attributes)
@@ -371,7 +372,8 @@ impl Beside<'_> {
             let attributes = head.attributes.iter().filter(|entry| !matches!(entry.key, "status.code" | "failed"));
             let key = attributes.fold(context.key, |key, entry| key.wrapping_add(attribute_key(&entry)));
             let (time, count, score_labels) = (head.time, judged.grown, entry.score_labels());
-            self.ratios.add(settings, key, Grown { time, count, failed, label, score_labels });
+            let owner = owner.key;
+            self.ratios.add(settings, key, Grown { owner, time, count, failed, label, score_labels });
         }
     }
 }

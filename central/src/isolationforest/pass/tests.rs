@@ -48,11 +48,15 @@ pub(in crate::isolationforest) fn gauge(points: Vec<NumberDataPoint>) -> Data {
     Data::Gauge(Gauge { data_points: points })
 }
 
-fn sum(points: Vec<NumberDataPoint>, delta: bool) -> Data {
+pub(in crate::isolationforest) fn sum(points: Vec<NumberDataPoint>, delta: bool) -> Data {
     Data::Sum(Sum { data_points: points, aggregation_temporality: if delta { 1 } else { 2 }, is_monotonic: true })
 }
 
-fn histogram(points: Vec<HistogramDataPoint>, delta: bool) -> Data {
+pub(in crate::isolationforest) fn summary(points: Vec<SummaryDataPoint>) -> Data {
+    Data::Summary(Summary { data_points: points })
+}
+
+pub(in crate::isolationforest) fn histogram(points: Vec<HistogramDataPoint>, delta: bool) -> Data {
     Data::Histogram(Histogram { data_points: points, aggregation_temporality: if delta { 1 } else { 2 } })
 }
 

@@ -52,6 +52,7 @@ struct Pipeline {
     tally: Tally,
     edges: EdgeSeries,
     shard: Shard,
+    shared: Shared,
     window: usize,
     flags: Vec<Flag>,
 }
@@ -70,6 +71,7 @@ impl Pipeline {
             pairing: Pairing::new(&graph, 1),
             tally: Tally::new(Rules::new(&graph)),
             edges: EdgeSeries::new(&graph),
+            shared: Shared::new(&ForestConfig::default(), 0),
             shard: Shard::new(Arc::new(config), 1),
             window: 0,
             flags: Vec::new(),
@@ -122,7 +124,10 @@ impl Pipeline {
             self.note(&outcome.out);
             self.note_events(&outcome.events);
         }
-        self.shard.score_resources();
+        let scored = self.shard.score_resources(&self.shared.forests());
+        self.shared.learn(scored.rows);
+        let rebuilds = self.shared.nursery.plan();
+        self.shared.nursery.accept(rebuilds.run());
         if self.window.is_multiple_of(4) {
             let (_, events) = self.shard.expire(now);
             self.note_events(&events);

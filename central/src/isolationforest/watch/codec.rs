@@ -32,7 +32,7 @@ impl Watch {
             }
             Features::Rate(detector, before) => {
                 to.u8(2);
-                encode_before(before, to);
+                before.encode(to);
                 detector.encode(to);
             }
             Features::Distribution(distribution) => {
@@ -58,7 +58,7 @@ impl Watch {
             0 => Features::None,
             1 => Features::Level(Box::new(Detector::decode(from)?)),
             2 => {
-                let before = decode_before(from)?;
+                let before = Before::decode(from)?;
                 Features::Rate(Box::new(Detector::decode(from)?), before)
             }
             3 => Features::Distribution(Box::new(decode_distribution(from)?)),
@@ -68,22 +68,26 @@ impl Watch {
     }
 }
 
-fn encode_before(before: &Before, to: &mut Encoder) {
-    to.u64(before.time);
-    to.u64(before.start);
-    to.f64(before.count);
-    to.u8(u8::from(before.sum.is_some()));
-    to.f64(before.sum.unwrap_or_default());
-}
+impl Before {
+    /// Appends the point.
+    pub(in crate::isolationforest) fn encode(&self, to: &mut Encoder) {
+        to.u64(self.time);
+        to.u64(self.start);
+        to.f64(self.count);
+        to.u8(u8::from(self.sum.is_some()));
+        to.f64(self.sum.unwrap_or_default());
+    }
 
-fn decode_before(from: &mut Decoder<'_>) -> Option<Before> {
-    let (time, start, count) = (from.u64()?, from.u64()?, from.f64()?);
-    let (has_sum, sum) = (from.u8()? != 0, from.f64()?);
-    Some(Before { time, start, count, sum: has_sum.then_some(sum) })
+    /// Takes a point; nothing when it is not one.
+    pub(in crate::isolationforest) fn decode(from: &mut Decoder<'_>) -> Option<Self> {
+        let (time, start, count) = (from.u64()?, from.u64()?, from.f64()?);
+        let (has_sum, sum) = (from.u8()? != 0, from.f64()?);
+        Some(Self { time, start, count, sum: has_sum.then_some(sum) })
+    }
 }
 
 fn encode_distribution(distribution: &Distribution, to: &mut Encoder) {
-    encode_before(&distribution.before, to);
+    distribution.before.encode(to);
     to.u32(distribution.bounds.len() as u32);
     for bound in &distribution.bounds {
         to.f64(*bound);
@@ -100,7 +104,7 @@ fn encode_distribution(distribution: &Distribution, to: &mut Encoder) {
 }
 
 fn decode_distribution(from: &mut Decoder<'_>) -> Option<Distribution> {
-    let before = decode_before(from)?;
+    let before = Before::decode(from)?;
     let length = usize::try_from(from.u32()?).ok().filter(|length| *length <= MOST_BUCKETS)?;
     let bounds = (0..length).map(|_| from.f64()).collect::<Option<Vec<f64>>>()?;
     let counts = (0..length).map(|_| from.u64()).collect::<Option<Vec<u64>>>()?;

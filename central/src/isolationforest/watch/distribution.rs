@@ -3,7 +3,7 @@
 //! Quantiles are read from bucket counts that are gathered until there are enough of them, so that a quiet series has
 //! few good quantiles instead of many bad ones. Never: keeps more than two sets of bucket counts.
 
-use super::{Before, Change, Detector, Judged, Rules, Settings, Virtual, growth, keep_later, observe};
+use super::{Before, Change, Detector, Growth, Judged, Rules, Settings, Virtual, growth, keep_later, observe};
 
 /// Observations from which quantiles are read.
 const ENOUGH: u64 = 20;
@@ -49,19 +49,53 @@ impl Distribution {
             self.gather(buckets, grown.is_some());
         }
         let Some(grown) = grown else { return judged };
-        let usual_rate = self.detectors[0].median();
-        let noise = grown.noise(usual_rate);
-        observe(rules, PARTS[0], &mut self.detectors[0], (now.time, grown.rate, noise), &mut judged, changes);
-        if let Some(mean) = grown.mean {
-            // A mean of fewer values than usual scatters more.
-            let fewer = (usual_rate * grown.seconds / grown.count).max(1.0).sqrt();
-            let noise = MEAN_NOISE * fewer * self.detectors[1].scatter();
-            observe(rules, PARTS[1], &mut self.detectors[1], (now.time, mean, noise), &mut judged, changes);
-        }
+        self.rate_and_mean(rules, (now.time, grown), &mut judged, changes);
         if is_later && self.pending.iter().sum::<u64>() >= ENOUGH {
             self.quantiles(rules, now.time, &mut judged, changes);
         }
         judged
+    }
+
+    /// Judges a point of a summary. Its quantiles are those of a time of its producer's choice: they are judged as they
+    /// are, when anything was observed since the point before, and how far they scatter is not known.
+    pub(super) fn judge_summary(
+        &mut self,
+        rules: &mut Rules<'_>,
+        now: Before,
+        quantiles: [f64; 3],
+        changes: &mut Vec<Change>,
+    ) -> Judged {
+        let mut judged = Judged::WARMING;
+        let grown = growth(&self.before, &now);
+        keep_later(&mut self.before, now);
+        let Some(grown) = grown else { return judged };
+        self.rate_and_mean(rules, (now.time, grown), &mut judged, changes);
+        if grown.count > 0.0 && quantiles.iter().any(|value| value.is_finite()) {
+            self.make_quantiles(rules.settings);
+            for (index, value) in quantiles.into_iter().enumerate().filter(|(_, value)| value.is_finite()) {
+                let detector = &mut self.detectors[2 + index];
+                observe(rules, PARTS[2 + index], detector, (now.time, value, 0.0), &mut judged, changes);
+            }
+        }
+        judged
+    }
+
+    fn rate_and_mean(
+        &mut self,
+        rules: &mut Rules<'_>,
+        (time, grown): (u64, Growth),
+        judged: &mut Judged,
+        changes: &mut Vec<Change>,
+    ) {
+        let usual_rate = self.detectors[0].median();
+        let noise = grown.noise(usual_rate);
+        observe(rules, PARTS[0], &mut self.detectors[0], (time, grown.rate, noise), judged, changes);
+        if let Some(mean) = grown.mean {
+            // A mean of fewer values than usual scatters more.
+            let fewer = (usual_rate * grown.seconds / grown.count).max(1.0).sqrt();
+            let noise = MEAN_NOISE * fewer * self.detectors[1].scatter();
+            observe(rules, PARTS[1], &mut self.detectors[1], (time, mean, noise), judged, changes);
+        }
     }
 
     /// Adds what came new in each bucket; other bounds or a reset start again.
@@ -82,12 +116,17 @@ impl Distribution {
         self.counts.extend(buckets.iter().map(|(_, count)| *count));
     }
 
-    fn quantiles(&mut self, rules: &mut Rules<'_>, time: u64, judged: &mut Judged, changes: &mut Vec<Change>) {
+    /// Makes the detectors of the quantiles, once they are needed.
+    fn make_quantiles(&mut self, settings: &Settings) {
         let seed = u64::from(self.detectors[0].seen());
         while self.detectors.len() < PARTS.len() {
             let shape = PARTS[self.detectors.len()].shape();
-            self.detectors.push(Detector::new(rules.settings, shape, seed));
+            self.detectors.push(Detector::new(settings, shape, seed));
         }
+    }
+
+    fn quantiles(&mut self, rules: &mut Rules<'_>, time: u64, judged: &mut Judged, changes: &mut Vec<Change>) {
+        self.make_quantiles(rules.settings);
         for (index, quantile) in QUANTILES.into_iter().enumerate() {
             if let Some(value) = quantile_of(&self.bounds, &self.pending, quantile) {
                 let noise = self.rank_noise(quantile, value, self.detectors[2 + index].median());

@@ -132,7 +132,7 @@ pub struct Gathered {
 }
 
 /// Series whose mean score is a resource's score, if there are so many.
-const TOP: usize = 3;
+pub(crate) const TOP: usize = 3;
 
 /// How odd a resource is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -161,6 +161,19 @@ impl Gathered {
                 *kept = surprise.clamp(-MOST_SURPRISE, MOST_SURPRISE);
             }
         }
+    }
+
+    /// Highest scores and number of the series, which with the row are all that is gathered.
+    pub(crate) fn parts(&self) -> (&[f32], u32) {
+        (&self.top, self.series)
+    }
+
+    /// Of a row, highest scores and a number of series; nothing when they are out of their ranges.
+    pub(crate) fn from_parts(row: [f32; SIGNALS], top: [f32; TOP], series: u32) -> Option<Self> {
+        let is_sound = row.iter().all(|value| value.abs() <= MOST_SURPRISE)
+            && top.iter().all(|score| (0.0..=1.0).contains(score))
+            && top.is_sorted_by(|higher, lower| higher >= lower);
+        is_sound.then_some(Self { row, top, series })
     }
 
     /// The row for the family's forest.
