@@ -10,11 +10,16 @@ use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use smallvec::{SmallVec, smallvec};
+
 /// A label set that is shared between the state of a series and the batches that carry its samples.
 pub type Labels = Arc<LabelSet>;
 
 /// One label: name and value.
 pub type Pair = (Box<str>, Box<str>);
+
+/// (Unix milliseconds, value); nearly always one, which then needs no memory of its own.
+pub type Samples = SmallVec<[(i64, f64); 1]>;
 
 /// The bit pattern of Prometheus' stale marker (`StaleNaN`, prometheus/model/value).
 pub const STALE_NAN: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
@@ -45,7 +50,7 @@ pub struct Series {
     /// The identity of the series.
     pub labels: Labels,
     /// (Unix milliseconds, value); a stale marker is [`STALE_NAN`].
-    pub samples: Vec<(i64, f64)>,
+    pub samples: Samples,
     /// Exemplars, for stores that can carry them.
     pub exemplars: Vec<Exemplar>,
 }
@@ -71,7 +76,7 @@ impl SeriesBatch {
 impl Series {
     /// One sample of one series.
     pub fn sample(labels: Labels, timestamp_ms: i64, value: f64) -> Self {
-        Self { labels, samples: vec![(timestamp_ms, value)], exemplars: Vec::new() }
+        Self { labels, samples: smallvec![(timestamp_ms, value)], exemplars: Vec::new() }
     }
 }
 

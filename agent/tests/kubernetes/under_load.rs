@@ -126,6 +126,7 @@ struct Fleet {
 async fn administrator(cluster: &Cluster) -> Client {
     let kubeconfig = Kubeconfig::read_from(cluster.plane.kubeconfig()).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    mirador_service::tls::decide_provider();
     Client::try_from(config).unwrap()
 }
 

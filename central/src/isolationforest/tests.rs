@@ -3,6 +3,7 @@
 mod shop;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 
 use super::pass::tests::{attributes, gauge, metric, number, request};
@@ -115,14 +116,7 @@ async fn files_of_another_version_are_refused_by_name_and_the_role_starts_cold()
     assert!(said.ends_with("has version 1, this release reads version 2"), "{said}");
     let common = shared::path(&file);
     std::fs::write(&common, b"no snapshot at all").unwrap();
-    let (registry, health, store) = (Registry::new(), Health::new(), Arc::new(Memory::default()));
-    let parts = Parts { state: Some(file.clone()), ..parts(&store, &registry, &health) };
-    let (role, tasks) = Role::start(Config { shards: 1, ..Config::default() }, parts);
-    role.take(requests(1).remove(0)).await.unwrap();
-    drop(role);
-    tasks.ended().await.unwrap();
-    assert_eq!(store.samples.lock().unwrap()["load"], 8);
-    assert_eq!(state::read(&file, 0, 1).watches.len(), 8, "the next snapshot is sound");
+    starts_cold_before(&file).await;
     assert!(std::fs::read(&common).unwrap().starts_with(b"MIRADOR"), "and so is what shards have in common");
 }
 
@@ -205,17 +199,22 @@ async fn an_episode_is_told_with_its_reason_and_survives_a_restart() {
     assert_eq!(told.iter().filter(|record| record.contains(" opened:")).count(), 1, "{told:?}");
 }
 
-#[tokio::test]
-async fn a_damaged_snapshot_is_refused_and_the_role_starts_cold() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("isolationforest.state");
-    std::fs::write(state::path(&file, 0), b"not a snapshot").unwrap();
+/// A role that cannot use `file` works, and leaves one that the next can use.
+async fn starts_cold_before(file: &Path) {
     let (registry, health, store) = (Registry::new(), Health::new(), Arc::new(Memory::default()));
-    let parts = Parts { state: Some(file.clone()), ..parts(&store, &registry, &health) };
+    let parts = Parts { state: Some(file.to_owned()), ..parts(&store, &registry, &health) };
     let (role, tasks) = Role::start(Config { shards: 1, ..Config::default() }, parts);
     role.take(requests(1).remove(0)).await.unwrap();
     drop(role);
     tasks.ended().await.unwrap();
     assert_eq!(store.samples.lock().unwrap()["load"], 8);
-    assert_eq!(state::read(&file, 0, 1).watches.len(), 8, "the next snapshot is sound");
+    assert_eq!(state::read(file, 0, 1).watches.len(), 8, "the next snapshot is sound");
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_refused_and_the_role_starts_cold() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("isolationforest.state");
+    std::fs::write(state::path(&file, 0), b"not a snapshot").unwrap();
+    starts_cold_before(&file).await;
 }

@@ -127,12 +127,13 @@ pub(super) async fn run(
 /// not everybody's.
 async fn commit(store: Arc<dyn MetricStore>, telemetry: Telemetry, mut parts: Vec<Part>) {
     let samples: usize = parts.iter().map(|part| part.out.samples).sum();
-    let series = if let [part] = parts.as_mut_slice() {
-        std::mem::take(&mut part.out.series)
-    } else {
-        parts.iter().flat_map(|part| part.out.series.iter().cloned()).collect()
-    };
-    match store.write(Arc::new(SeriesBatch { series })).await {
+    let counts: Vec<usize> = parts.iter().map(|part| part.out.series.len()).collect();
+    let mut series = Vec::with_capacity(counts.iter().sum());
+    for part in &mut parts {
+        series.append(&mut part.out.series);
+    }
+    let batch = Arc::new(SeriesBatch { series });
+    match store.write(Arc::clone(&batch)).await {
         Ok(()) => {
             telemetry.samples.inc_by(samples as u64);
             telemetry.commit(Commit::Stored);
@@ -159,7 +160,9 @@ async fn commit(store: Arc<dyn MetricStore>, telemetry: Telemetry, mut parts: Ve
         }
         Err(ExportError::Drop { .. }) => {
             telemetry.commit(Commit::Poison);
-            for part in parts {
+            let mut series = Arc::unwrap_or_clone(batch).series.into_iter();
+            for (mut part, count) in parts.into_iter().zip(counts) {
+                part.out.series = series.by_ref().take(count).collect();
                 commit_alone(store.as_ref(), &telemetry, part).await;
             }
         }

@@ -97,7 +97,7 @@ async fn a_sample_is_named_by_series_and_time_and_a_stale_marker_reads_as_null()
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let labels = Arc::new(LabelSet::from_sorted([("__name__", "up"), ("job", "cart")]));
-    let series = Series { labels, samples: vec![(1000, 1.0), (2000, STALE_NAN)], exemplars: Vec::new() };
+    let series = Series { labels, samples: smallvec::smallvec![(1000, 1.0), (2000, STALE_NAN)], exemplars: Vec::new() };
     let batch = Arc::new(SeriesBatch { series: vec![series] });
     MetricStore::write(&store, Arc::clone(&batch)).await.unwrap();
     MetricStore::write(&store, batch).await.unwrap();

@@ -134,7 +134,7 @@ fn samples(series: &Series) -> Option<(Series, Series)> {
         return None;
     }
     let (older, newer) = series.samples.split_at(series.samples.len() / 2);
-    let older = Series { labels: Arc::clone(&series.labels), samples: older.to_vec(), exemplars: Vec::new() };
-    let newer = Series { samples: newer.to_vec(), ..series.clone() };
+    let older = Series { labels: Arc::clone(&series.labels), samples: older.into(), exemplars: Vec::new() };
+    let newer = Series { samples: newer.into(), ..series.clone() };
     Some((older, newer))
 }

@@ -157,5 +157,5 @@ fn the_series_of_a_part_keep_their_samples_when_a_group_is_made() {
     };
     assert_eq!((group.samples, group.parts.len()), (1, 1));
     let series: &Series = &group.parts[0].out.series[0];
-    assert_eq!(series.samples, [(1, 1.0)]);
+    assert_eq!(series.samples[..], [(1, 1.0)]);
 }

@@ -90,7 +90,7 @@ fn series() -> impl Strategy<Value = Series> {
     });
     (pairs(), samples, exemplars).prop_map(|(pairs, samples, exemplars)| Series {
         labels: Arc::new(pairs.into_iter().collect::<LabelSet>()),
-        samples,
+        samples: samples.into(),
         exemplars,
     })
 }
