@@ -1,12 +1,13 @@
-//! Embeds the object of the BPF programs when `cargo xtask build-ebpf` has left one in the target folder.
+//! Embeds the objects of the BPF programs when `cargo xtask build-ebpf` has left them in the target folder:
+//! `mirador.o`, or the one that `MIRADOR_EBPF_OBJECT` names, and beside it `mirador-log.o`.
 //!
-//! Without it the agent is built all the same, and says `unavailable(not_built)` when it runs.
+//! Without the first the agent is built all the same, and says `unavailable(not_built)` when it runs.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(ebpf_object)");
+    println!("cargo::rustc-check-cfg=cfg(ebpf_object, ebpf_log_object)");
     println!("cargo::rerun-if-env-changed=MIRADOR_EBPF_OBJECT");
     println!("cargo::rerun-if-changed=build.rs");
     let Some(out) = env::var_os("OUT_DIR").map(PathBuf::from) else { return };
@@ -20,10 +21,16 @@ fn main() {
     {
         println!("cargo::rerun-if-changed={}", folder.display());
     }
-    let copy = out.join("mirador.o");
-    if fs::copy(&object, &copy).is_ok() {
-        println!("cargo::rustc-cfg=ebpf_object");
-        println!("cargo::rustc-env=MIRADOR_EBPF_EMBEDDED={}", copy.display());
+    embed(&object, &out.join("mirador.o"), "ebpf_object", "MIRADOR_EBPF_EMBEDDED");
+    let log = object.with_file_name("mirador-log.o");
+    embed(&log, &out.join("mirador-log.o"), "ebpf_log_object", "MIRADOR_EBPF_LOG_EMBEDDED");
+}
+
+/// Copies `object`, when it is there, to where the agent includes it from.
+fn embed(object: &Path, copy: &Path, flag: &str, variable: &str) {
+    if fs::copy(object, copy).is_ok() {
+        println!("cargo::rustc-cfg={flag}");
+        println!("cargo::rustc-env={variable}={}", copy.display());
     }
 }
 

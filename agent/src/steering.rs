@@ -227,7 +227,8 @@ fn serve(
     tracing::debug!(?ipv4, ?ipv6, process = instance.process, pod = instance.pod, "connections are steered here");
     let mut tasks = JoinSet::new();
     tasks.spawn(watch::beat(seat, receiver.pulse(), config.heartbeat_max_age, drain.clone(), meters.clone()));
-    if config.debug {
+    // The programs that log have a map for that.
+    if ebpf.map("AYA_LOGS").is_some() {
         let log = aya_log::EbpfLogger::init(ebpf).map_err(|error| Failure::new("maps_refused", chain(&error)))?;
         tasks.spawn(watch::log(log));
     }

@@ -3,23 +3,21 @@
 //! Order: TCP, port, introduction, destination, own connections, pod, TLS, a living agent, an address in
 //! the family. The first that does not hold leaves the connection as it is, and is counted.
 
-use core::ffi::c_void;
-
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_map_lookup_elem,
-    bpf_sk_release,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_release, bpf_sk_storage_get,
 };
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
-use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SockAddrContext;
-use aya_log_ebpf::debug;
-use mirador_ebpf_shared::{Address, Config, Event, Flow, INSTANCES, MAPPED, Origin, Outcome, Rule, listener_index};
+use mirador_ebpf_shared::{
+    Address, Config, Flow, INSTANCES, Introduction, MAPPED, Origin, Outcome, Rule, listener_index,
+};
 
 use crate::count;
 use crate::maps::{
-    CONFIG, DESTINATION, HEARTBEAT, INSTANCE, INTRODUCTION, LISTENER, ORIGIN, OWN, POD, PORT, TLS, handle,
+    CONFIG, DESTINATION, HEARTBEAT, INSTANCE, INTRODUCTION, LISTENER, ORIGIN, OWN, POD, PORT, TLS, at, handle, lookup,
+    pair, words,
 };
 
 /// `IPPROTO_TCP`.
@@ -35,15 +33,33 @@ struct Process {
     pod: u64,
 }
 
-/// Where a connection is sent instead.
-struct Target {
+/// What is decided about a connection.
+///
+/// Every field has a value on every path, and no `Result` or `Option` holds an address: what one of these leaves
+/// open the compiler leaves unwritten on the stack, where a loader without `CAP_PERFMON` may not read even in
+/// speculation.
+struct Verdict {
+    /// An [`Outcome`].
+    outcome: u32,
+    /// Where it is sent instead, if it is.
     address: Address,
     port: u16,
 }
 
+impl Verdict {
+    const fn no(outcome: Outcome) -> Self {
+        Self { outcome: outcome as u32, address: [0; 4], port: 0 }
+    }
+
+    const fn is(&self, outcome: Outcome) -> bool {
+        self.outcome == outcome as u32
+    }
+}
+
 pub fn v4(ctx: &SockAddrContext) {
     let address = [0, 0, MAPPED, unsafe { (&raw const (*ctx.sock_addr).user_ip4).read_volatile() }];
-    if let Some(target) = steer(ctx, address) {
+    let target = steer(ctx, address);
+    if target.port != 0 {
         unsafe {
             (&raw mut (*ctx.sock_addr).user_ip4).write_volatile(target.address[3]);
             (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(target.port.to_be()));
@@ -53,7 +69,8 @@ pub fn v4(ctx: &SockAddrContext) {
 
 pub fn v6(ctx: &SockAddrContext) {
     let address = read_v6(ctx);
-    if let Some(target) = steer(ctx, address) {
+    let target = steer(ctx, address);
+    if target.port != 0 {
         write_v6(ctx, &target.address);
         unsafe { (&raw mut (*ctx.sock_addr).user_port).write_volatile(u32::from(target.port.to_be())) };
     }
@@ -115,45 +132,51 @@ fn forget(ctx: &SockAddrContext) {
     }
 }
 
-/// Where the connection goes instead; `None` leaves it as it is.
+/// Where the connection goes instead; port 0 leaves it as it is.
 #[inline(always)]
-fn steer(ctx: &SockAddrContext, address: Address) -> Option<Target> {
+fn steer(ctx: &SockAddrContext, address: Address) -> Verdict {
+    let untouched = Verdict::no(Outcome::NoListener);
     if unsafe { (*ctx.sock_addr).protocol } != TCP {
-        return None;
+        return untouched;
     }
     let port = u16::from_be(unsafe { (&raw const (*ctx.sock_addr).user_port).read_volatile() } as u16);
-    let kind = unsafe { PORT.get(port) }.copied();
-    let config = CONFIG.get(0);
-    let (Some(kind), Some(config)) = (kind, config) else {
+    let kind: *mut u32 = lookup(&PORT, &[u64::from(port)]);
+    if kind.is_null() {
         forget(ctx);
-        return None;
+        return untouched;
+    }
+    let kind = unsafe { *kind };
+    let Some(config) = at(&CONFIG, 0) else {
+        forget(ctx);
+        return untouched;
     };
     let process = process(config);
     if introduced(ctx, &process) {
-        return None;
+        return untouched;
     }
-    let mut event =
-        Event { kind: 0, outcome: 0, cgroup: process.cgroup, pod: process.pod, address, port: u64::from(port) };
-    count::attempt(&mut event);
-    let decided = decide(ctx, config, &process, address, port, kind);
-    // Its fields are written on every path, because the verifier wants to see that whatever is read.
-    let (outcome, target) = match decided {
-        Ok(target) => (Outcome::Redirected, target),
-        Err(outcome) => (outcome, Target { address: [0; 4], port: 0 }),
-    };
-    let outcome = count::opaque(outcome as u32);
+    let event = count::attempt(process.pod);
+    let mut verdict = decide(ctx, config, &process, address, port, kind);
+    let outcome = count::opaque(verdict.outcome);
     count::outcome(process.pod, outcome);
-    if event.kind != 0 {
-        event.outcome = outcome as u32;
-        count::report(&event);
+    if event != 0 {
+        count::report(event, outcome as u32, process.cgroup, process.pod, &address, port);
     }
-    debug!(
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
         ctx,
-        "connect of cgroup {} in pod {} to port {}: outcome {}", process.cgroup, process.pod, port, outcome as u32
+        "connect of cgroup {} in pod {} to port {}: outcome {}",
+        process.cgroup,
+        process.pod,
+        port,
+        outcome as u32
     );
-    (outcome == Outcome::Redirected as u64).then_some(target)
+    if outcome != Outcome::Redirected as u64 {
+        verdict.port = 0;
+    }
+    verdict
 }
 
+/// Decides, and keeps with the socket what the agent has to know of it.
 #[inline(always)]
 fn decide(
     ctx: &SockAddrContext,
@@ -162,121 +185,118 @@ fn decide(
     address: Address,
     port: u16,
     kind: u32,
-) -> Result<Target, Outcome> {
-    let remembered = |target: Target, as_kind: u16| match remember(ctx, process, address, port, as_kind) {
-        true => Ok(target),
-        false => Err(Outcome::NoMemory),
-    };
-    let verdict = judge(ctx, config, process, address, port);
-    let verdict = match verdict {
-        Ok(()) => target(config, address, kind),
-        Err(outcome) => Err(outcome),
-    };
-    match verdict {
-        Ok(target) => remembered(target, Origin::REDIRECTED),
-        // The application has dialled the agent: it goes on, and the agent still learns who it is.
-        Err(Outcome::Own) if process.pod != 0 => {
-            remember(ctx, process, address, port, Origin::DIRECT);
-            Err(Outcome::Own)
-        }
-        Err(outcome) => {
-            forget(ctx);
-            Err(outcome)
-        }
+) -> Verdict {
+    let mut verdict = Verdict::no(judge(ctx, config, process, address, port));
+    if verdict.is(Outcome::Redirected) {
+        verdict = target(config, &address, kind);
     }
+    if verdict.is(Outcome::Redirected) {
+        if !remember(ctx, process, address, port, Origin::REDIRECTED) {
+            verdict.outcome = Outcome::NoMemory as u32;
+        }
+    } else if verdict.is(Outcome::Own) && process.pod != 0 {
+        // The application has dialled the agent: it goes on, and the agent still learns who it is.
+        remember(ctx, process, address, port, Origin::DIRECT);
+    } else {
+        forget(ctx);
+    }
+    verdict
 }
 
-/// Whether the connection may be steered at all.
+/// Whether the connection may be steered at all: [`Outcome::Redirected`] if so.
 #[inline(always)]
-fn judge(
-    ctx: &SockAddrContext,
-    config: &Config,
-    process: &Process,
-    address: Address,
-    port: u16,
-) -> Result<(), Outcome> {
+fn judge(ctx: &SockAddrContext, config: &Config, process: &Process, address: Address, port: u16) -> Outcome {
     if is_local(&address) {
-        return Err(Outcome::Destination);
+        return Outcome::Destination;
     }
     let id = (bpf_get_current_pid_tgid() >> 32) as u32;
     let marked = !unsafe { OWN.get_ptr_mut(ctx) }.is_null();
     if marked || is_own(0, process, &address, port, id) || is_own(1, process, &address, port, id) {
-        return Err(Outcome::Own);
+        return Outcome::Own;
     }
     if config.flags & Config::DESTINATION_RULES != 0 {
-        let rule = DESTINATION.get(Key::new(128, address)).copied().unwrap_or(0);
+        // The length of the prefix, then the address.
+        let key = [pair(128, address[0]), pair(address[1], address[2]), u64::from(address[3])];
+        let rule = rule(lookup(&DESTINATION, &key));
         let listed = config.flags & Config::LISTED_DESTINATIONS != 0;
         if rule == Rule::Leave as u32 || (listed && rule != Rule::Steer as u32) {
-            return Err(Outcome::Destination);
+            return Outcome::Destination;
         }
     }
     if config.flags & Config::POD_RULES != 0 {
-        let rule = unsafe { POD.get(process.pod) }.copied().unwrap_or(0);
+        let rule = rule(lookup(&POD, &[process.pod]));
         let listed = config.flags & Config::LISTED_PODS != 0;
         if rule == Rule::Leave as u32 || (listed && rule != Rule::Steer as u32) {
-            return Err(Outcome::Pod);
+            return Outcome::Pod;
         }
     }
-    let flow = Flow { pod: process.pod, address, port, padding: 0, end: 0 };
-    if unsafe { TLS.get(&flow) }.is_some() {
-        return Err(Outcome::Tls);
+    let [high, low] = words(&address);
+    let flow: *mut u64 = lookup(&TLS, &[process.pod, high, low, u64::from(port)]);
+    if !flow.is_null() {
+        return Outcome::Tls;
     }
-    Ok(())
+    Outcome::Redirected
 }
+
+/// The [`Rule`] that was found, 0 for none.
+#[inline(always)]
+fn rule(found: *mut u32) -> u32 {
+    if found.is_null() { 0 } else { unsafe { *found } }
+}
+
+const _: () = assert!(size_of::<Flow>() == 4 * 8);
 
 /// The living agent with the greatest generation.
 #[inline(always)]
-fn target(config: &Config, address: Address, kind: u32) -> Result<Target, Outcome> {
-    let (Some(first), Some(second)) = (INSTANCE.get(0), INSTANCE.get(1)) else {
-        return Err(Outcome::NoListener);
+fn target(config: &Config, address: &Address, kind: u32) -> Verdict {
+    let (Some(first), Some(second)) = (at(&INSTANCE, 0), at(&INSTANCE, 1)) else {
+        return Verdict::no(Outcome::NoListener);
     };
-    let (newer, older) = if second.generation > first.generation { (1, 0) } else { (0, 1) };
-    match target_of(newer, config, address, kind) {
-        Err(first) => match target_of(older, config, address, kind) {
-            Ok(target) => Ok(target),
-            // What keeps the newer one from it is what an operator has to know.
-            Err(_) => Err(first),
-        },
-        found => found,
+    let newer = u32::from(second.generation > first.generation);
+    let found = target_of(newer, config, address, kind);
+    if found.is(Outcome::Redirected) {
+        return found;
     }
+    let other = target_of(1 - newer, config, address, kind);
+    // What keeps the newer one from it is what an operator has to know.
+    if other.is(Outcome::Redirected) { other } else { found }
 }
 
 #[inline(always)]
-fn target_of(index: u32, config: &Config, address: Address, kind: u32) -> Result<Target, Outcome> {
+fn target_of(index: u32, config: &Config, address: &Address, kind: u32) -> Verdict {
     if index >= INSTANCES || kind > 1 {
-        return Err(Outcome::NoListener);
+        return Verdict::no(Outcome::NoListener);
     }
-    let (Some(instance), Some(heartbeat)) = (INSTANCE.get(index), HEARTBEAT.get(index)) else {
-        return Err(Outcome::NoListener);
+    let (Some(instance), Some(heartbeat)) = (at(&INSTANCE, index), at(&HEARTBEAT, index)) else {
+        return Verdict::no(Outcome::NoListener);
     };
     if instance.generation == 0 || !is_listening(listener_index(index, kind)) {
-        return Err(Outcome::NoListener);
+        return Verdict::no(Outcome::NoListener);
     }
     let heard = unsafe { core::ptr::from_ref(heartbeat).read_volatile() };
     if unsafe { bpf_ktime_get_ns() }.saturating_sub(heard) > config.max_age {
-        return Err(Outcome::Stale);
+        return Verdict::no(Outcome::Stale);
     }
     // Both are read: an address that depends on the kind is what a loader without `CAP_PERFMON` may not compute.
     let (grpc, http) =
         unsafe { ((&raw const instance.ports[0]).read_volatile(), (&raw const instance.ports[1]).read_volatile()) };
     let port = if kind == 0 { grpc } else { http };
-    if is_mapped(&address) {
+    if is_mapped(address) {
         if instance.ipv4 == 0 {
-            return Err(Outcome::NoAddress);
+            return Verdict::no(Outcome::NoAddress);
         }
-        return Ok(Target { address: [0, 0, MAPPED, instance.ipv4], port });
+        return Verdict { outcome: Outcome::Redirected as u32, address: [0, 0, MAPPED, instance.ipv4], port };
     }
     if instance.ipv6[0] | instance.ipv6[1] | instance.ipv6[2] | instance.ipv6[3] == 0 {
-        return Err(Outcome::NoAddress);
+        return Verdict::no(Outcome::NoAddress);
     }
-    Ok(Target { address: instance.ipv6, port })
+    Verdict { outcome: Outcome::Redirected as u32, address: instance.ipv6, port }
 }
 
 /// Whether the listener is there. The kernel takes it out of the map when its process dies.
 #[inline(always)]
 fn is_listening(index: u32) -> bool {
-    let socket: *mut bpf_sock =
-        unsafe { bpf_map_lookup_elem(handle(&LISTENER), core::ptr::from_ref(&index).cast::<c_void>()) }.cast();
+    let socket: *mut bpf_sock = lookup(&LISTENER, &[u64::from(index)]);
     if socket.is_null() {
         return false;
     }
@@ -289,7 +309,7 @@ fn is_listening(index: u32) -> bool {
 /// three guards that each alone keep an agent from calling itself; the third is the mark on its sockets.
 #[inline(always)]
 fn is_own(index: u32, process: &Process, address: &Address, port: u16, id: u32) -> bool {
-    let Some(instance) = INSTANCE.get(index) else { return false };
+    let Some(instance) = at(&INSTANCE, index) else { return false };
     if instance.generation == 0 {
         return false;
     }
@@ -349,7 +369,10 @@ fn process(config: &Config) -> Process {
 /// Answers an agent that asks what the kernel calls it.
 #[inline(always)]
 fn introduced(ctx: &SockAddrContext, process: &Process) -> bool {
-    let Some(introduction) = INTRODUCTION.get_ptr_mut(0) else { return false };
+    let introduction: *mut Introduction = lookup(&INTRODUCTION, &[0]);
+    if introduction.is_null() {
+        return false;
+    }
     let cookie = unsafe { (&raw const (*introduction).cookie).read_volatile() };
     if cookie == 0 || cookie != unsafe { bpf_get_socket_cookie(ctx.as_ptr()) } {
         return false;
@@ -365,39 +388,35 @@ fn introduced(ctx: &SockAddrContext, process: &Process) -> bool {
 /// Keeps with the socket who it is and where it wanted to go.
 #[inline(always)]
 fn remember(ctx: &SockAddrContext, process: &Process, address: Address, port: u16, kind: u16) -> bool {
-    let mut origin = Origin {
-        cgroup: process.cgroup,
-        pod: process.pod,
-        namespace: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-        connected: unsafe { bpf_ktime_get_ns() },
-        address,
-        port,
-        kind,
-        padding: 0,
-    };
-    let stored = unsafe { ORIGIN.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
+    let [high, low] = words(&address);
+    let mut origin = [
+        process.cgroup,
+        process.pod,
+        unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        unsafe { bpf_ktime_get_ns() },
+        high,
+        low,
+        u64::from(port) | u64::from(kind) << 16,
+    ];
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    let stored: *mut u64 =
+        unsafe { bpf_sk_storage_get(handle(&ORIGIN), socket.cast(), origin.as_mut_ptr().cast(), flags) }.cast();
     if stored.is_null() {
         return false;
     }
-    unsafe { store(stored, &origin) };
+    // What was there already is not replaced by that. Word by word: a copy of the whole is a call that
+    // subtracts pointers, which the kernel refuses from a loader without `CAP_PERFMON`.
+    unsafe {
+        stored.write_volatile(origin[0]);
+        stored.add(1).write_volatile(origin[1]);
+        stored.add(2).write_volatile(origin[2]);
+        stored.add(3).write_volatile(origin[3]);
+        stored.add(4).write_volatile(origin[4]);
+        stored.add(5).write_volatile(origin[5]);
+        stored.add(6).write_volatile(origin[6]);
+    }
     true
 }
 
-/// Copies word by word: a copy of the whole is a call that subtracts pointers, which the kernel refuses from a
-/// loader without `CAP_PERFMON`.
-#[inline(always)]
-unsafe fn store(to: *mut Origin, from: &Origin) {
-    unsafe {
-        (&raw mut (*to).cgroup).write_volatile(from.cgroup);
-        (&raw mut (*to).pod).write_volatile(from.pod);
-        (&raw mut (*to).namespace).write_volatile(from.namespace);
-        (&raw mut (*to).connected).write_volatile(from.connected);
-        (&raw mut (*to).address[0]).write_volatile(from.address[0]);
-        (&raw mut (*to).address[1]).write_volatile(from.address[1]);
-        (&raw mut (*to).address[2]).write_volatile(from.address[2]);
-        (&raw mut (*to).address[3]).write_volatile(from.address[3]);
-        (&raw mut (*to).port).write_volatile(from.port);
-        (&raw mut (*to).kind).write_volatile(from.kind);
-        (&raw mut (*to).padding).write_volatile(from.padding);
-    }
-}
+const _: () = assert!(size_of::<Origin>() == 7 * 8);

@@ -6,12 +6,12 @@
 
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::bindings::{BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB};
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_map_delete_elem, bpf_map_update_elem, bpf_sk_storage_get};
 use aya_ebpf::programs::SockOpsContext;
 use mirador_ebpf_shared::{Address, Event, MAPPED, Origin, Tuple};
 
 use crate::count;
-use crate::maps::{CALLER, HANDSHAKE, INSTANCE, ORIGIN, handle};
+use crate::maps::{CALLER, HANDSHAKE, INSTANCE, ORIGIN, at, handle, lookup, words};
 
 /// `AF_INET6`.
 const INET6: u32 = 10;
@@ -30,8 +30,7 @@ fn by_client(ctx: &SockOpsContext) {
     if !is_agents(port) {
         return;
     }
-    let tuple =
-        Tuple { client: local(ctx), server: remote(ctx), client_port: ctx.local_port() as u16, server_port: port };
+    let tuple = tuple(&local(ctx), &remote(ctx), ctx.local_port() as u16, port);
     let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if socket.is_null() {
         return;
@@ -40,12 +39,12 @@ fn by_client(ctx: &SockOpsContext) {
         unsafe { bpf_sk_storage_get(handle(&ORIGIN), socket.cast(), core::ptr::null_mut(), 0) }.cast();
     if origin.is_null() || unsafe { (*origin).kind } == Origin::VOID {
         // Whatever an earlier connection with these addresses has left is not about this one.
-        let _ = HANDSHAKE.remove(&tuple);
+        forget(&tuple);
         return;
     }
-    let origin = unsafe { *origin };
-    if HANDSHAKE.insert(&tuple, &origin, 0).is_err() {
-        lost(&origin);
+    let stored = unsafe { bpf_map_update_elem(handle(&HANDSHAKE), tuple.as_ptr().cast(), origin.cast(), 0) };
+    if stored != 0 {
+        lost(unsafe { &*origin });
     }
 }
 
@@ -55,38 +54,47 @@ fn by_agent(ctx: &SockOpsContext) {
     if !is_agents(port) {
         return;
     }
-    let tuple = Tuple { client: remote(ctx), server: local(ctx), client_port: remote_port(ctx), server_port: port };
-    let Some(origin) = (unsafe { HANDSHAKE.get(&tuple) }) else { return };
-    let mut origin = *origin;
-    let _ = HANDSHAKE.remove(&tuple);
-    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    if socket.is_null() {
+    let tuple = tuple(&remote(ctx), &local(ctx), remote_port(ctx), port);
+    let origin: *mut Origin = lookup(&HANDSHAKE, &tuple);
+    if origin.is_null() {
         return;
     }
-    let value = (&raw mut origin).cast();
-    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-    if unsafe { bpf_sk_storage_get(handle(&CALLER), socket.cast(), value, flags) }.is_null() {
-        lost(&origin);
+    let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if !socket.is_null() {
+        let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+        // From map to map: a copy on the stack would be one more that has to be made word by word.
+        if unsafe { bpf_sk_storage_get(handle(&CALLER), socket.cast(), origin.cast(), flags) }.is_null() {
+            lost(unsafe { &*origin });
+        }
     }
+    forget(&tuple);
+}
+
+/// A [`Tuple`] as words; the last one is longer than what is left of it.
+#[inline(always)]
+fn tuple(client: &Address, server: &Address, client_port: u16, server_port: u16) -> [u64; 5] {
+    let (client, server) = (words(client), words(server));
+    let ports = u64::from(client_port) | u64::from(server_port) << 16;
+    [client[0], client[1], server[0], server[1], ports]
+}
+
+const _: () = assert!(size_of::<Tuple>() == 4 * 8 + 4);
+
+#[inline(always)]
+fn forget(tuple: &[u64; 5]) {
+    unsafe { bpf_map_delete_elem(handle(&HANDSHAKE), tuple.as_ptr().cast()) };
 }
 
 #[inline(always)]
 fn lost(origin: &Origin) {
     count::lost_identity(origin.pod);
-    count::report(&Event {
-        kind: Event::LOST_IDENTITY,
-        outcome: 0,
-        cgroup: origin.cgroup,
-        pod: origin.pod,
-        address: origin.address,
-        port: u64::from(origin.port),
-    });
+    count::report(Event::LOST_IDENTITY, 0, origin.cgroup, origin.pod, &origin.address, origin.port);
 }
 
 /// Whether an agent listens on `port`.
 #[inline(always)]
 fn is_agents(port: u16) -> bool {
-    let (Some(first), Some(second)) = (INSTANCE.get(0), INSTANCE.get(1)) else { return false };
+    let (Some(first), Some(second)) = (at(&INSTANCE, 0), at(&INSTANCE, 1)) else { return false };
     port != 0
         && (port == first.ports[0] || port == first.ports[1] || port == second.ports[0] || port == second.ports[1])
 }

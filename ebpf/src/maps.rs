@@ -1,8 +1,15 @@
-//! Every map. Sizes are the defaults; the agent sets those that depend on its configuration at load.
+//! Every map, and how they are read. Sizes are the defaults; the agent sets those that depend on its
+//! configuration at load.
+//!
+//! Keys and values that lie on the stack are made of [`pair`]s: before Linux 6.8 the verifier refuses a loader
+//! without `CAP_PERFMON` to overwrite a part of a word on the stack that it knows the bounds of, and the
+//! compiler gives one place on the stack to several variables. A key that is shorter than a word lies at its
+//! beginning, because the target is little-endian.
 
 use core::ffi::c_void;
 
 use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockMap};
@@ -77,4 +84,28 @@ pub static EVENT: RingBuf = RingBuf::with_byte_size(64 << 10, 0);
 #[inline(always)]
 pub fn handle<T>(map: &'static T) -> *mut c_void {
     core::ptr::from_ref(map).cast_mut().cast()
+}
+
+/// The value in `map` for the key that is, or begins, `key`; null when there is none.
+#[inline(always)]
+pub fn lookup<T, V, const N: usize>(map: &'static T, key: &[u64; N]) -> *mut V {
+    unsafe { bpf_map_lookup_elem(handle(map), key.as_ptr().cast()) }.cast()
+}
+
+/// The record at `index` of an array.
+#[inline(always)]
+pub fn at<V>(map: &'static Array<V>, index: u32) -> Option<&'static V> {
+    unsafe { lookup::<_, V, 1>(map, &[u64::from(index)]).as_ref() }
+}
+
+/// Two halves of a word, in the order in which they lie in memory.
+#[inline(always)]
+pub const fn pair(first: u32, second: u32) -> u64 {
+    first as u64 | (second as u64) << 32
+}
+
+/// An address as words.
+#[inline(always)]
+pub const fn words(address: &Address) -> [u64; 2] {
+    [pair(address[0], address[1]), pair(address[2], address[3])]
 }

@@ -127,10 +127,7 @@ async fn only_steering_needs_more_than_the_standard_restricted_and_it_is_never_p
             ensure!(security["privileged"] == false && security["allowPrivilegeEscalation"] == false, "{security}");
             let adds = &security["capabilities"]["add"];
             if chart::name(object) == "mirador-agent" {
-                ensure!(
-                    *adds == serde_json::json!(["BPF", "NET_ADMIN", "PERFMON"]) && pod["hostNetwork"] == true,
-                    "{pod}"
-                );
+                ensure!(*adds == serde_json::json!(["BPF", "NET_ADMIN"]) && pod["hostNetwork"] == true, "{pod}");
                 hosts += 1;
             } else {
                 ensure!(adds.is_null() && pod["hostNetwork"].is_null() && security["runAsNonRoot"] == true, "{pod}");

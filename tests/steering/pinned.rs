@@ -208,6 +208,24 @@ async fn with_two_capabilities_that_it_gives_up_it_follows_a_cgroup_that_is_made
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn asked_for_debug_events_it_writes_a_line_for_a_connect_or_says_that_the_kernel_gives_none() -> Result<()> {
+    let Some((mut rig, _gateway)) = rig(Driver::Systemd) else { return Ok(()) };
+    let words = ["setpriv", "--bounding-set=-all,+cap_39,+net_admin", "--inh-caps=-all"];
+    let steering = json!({"debug": true, "addresses": [NODE.0, NODE.1], "cgroup": {"pods": rig.pods_cgroup()}});
+    let config = json!({"steering": steering, "telemetry": {"logs": {"level": "debug"}}});
+    let agent = Agent::with(Path::new(""), &words, config, None).await?;
+    is(&agent, "attached", "complete").await?;
+    let pod = rig.pod(Class::Burstable)?;
+    until_answered(&pod, "agent").await?;
+    until("a line about it", WAIT, async || {
+        let log = std::fs::read_to_string(agent.log_path())?;
+        let said = log.contains("connect of cgroup") || log.contains("steering.debug has no effect");
+        Ok(said.then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_pins_nothing_is_left_of_a_killed_agent() -> Result<()> {
     let Some((mut rig, _gateway)) = rig(Driver::Systemd) else { return Ok(()) };
     let pins = rig.bpffs()?;

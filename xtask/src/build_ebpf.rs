@@ -1,7 +1,7 @@
-//! `cargo xtask build-ebpf`: builds the BPF programs of `ebpf/` to one object and puts it where the agent's
-//! build script finds it.
+//! `cargo xtask build-ebpf`: builds the BPF programs of `ebpf/` to two objects, with and without a log of their
+//! own, and puts them where the agent's build script finds them.
 //!
-//! The object is kept in the cache under a key over its sources, so an unchanged one costs a look. Never:
+//! The objects are kept in the cache under a key over their sources, so unchanged ones cost a look. Never:
 //! changes an object that is already right, so that the agent is not built anew for nothing.
 
 mod toolchain;
@@ -18,7 +18,10 @@ use crate::workspace::{self, succeed};
 use toolchain::Toolchain;
 
 /// Changes when the way of building changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
+/// The objects: what each is called, what it is, and the features that it is built with.
+const OBJECTS: [(&str, &str, &[&str]); 2] =
+    [("mirador-log.o", "the programs that log", &["--features", "log"]), ("mirador.o", "the programs", &[])];
 /// The target of the kernel's virtual machine on little-endian processors.
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -35,13 +38,14 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let object = ensure(options.force)?;
-    println!("{}", object.display());
+    for object in ensure(options.force)? {
+        println!("{}", object.display());
+    }
     Ok(())
 }
 
-/// Makes sure that the object of these sources is in the target folder; returns where.
-pub(crate) fn ensure(force: bool) -> Result<PathBuf> {
+/// Makes sure that the objects of these sources are in the target folder; returns where.
+pub(crate) fn ensure(force: bool) -> Result<Vec<PathBuf>> {
     let sources = workspace::root().join("ebpf");
     let cache = Cache::locate()?;
     let key = cache::key(RECIPE, &sources, &["rs", "toml", "lock"])?;
@@ -51,26 +55,32 @@ pub(crate) fn ensure(force: bool) -> Result<PathBuf> {
         let started = Instant::now();
         let toolchain = Toolchain::ensure(&cache)?;
         eprintln!("build-ebpf: compiling ebpf/ with {toolchain}");
-        cache.put(&entry, |to| build(&toolchain, &sources, &cache, to))?;
+        cache.put(&entry, |to| {
+            OBJECTS.into_iter().enumerate().try_for_each(|(index, (name, what, features))| {
+                eprintln!("build-ebpf: {} of {}: {what} ({name})", index + 1, OBJECTS.len());
+                build(&toolchain, &sources, &cache, features, &to.join(name))
+            })
+        })?;
         eprintln!("build-ebpf: built in {:.0} s", started.elapsed().as_secs_f64());
     }
     drop(lock);
-    let object = workspace::target_folder()?.join("ebpf").join("mirador.o");
-    place(&entry.join("mirador.o"), &object)?;
-    Ok(object)
+    let folder = workspace::target_folder()?.join("ebpf");
+    let objects = OBJECTS.map(|(name, ..)| (entry.join(name), folder.join(name)));
+    objects.into_iter().map(|(from, to)| place(&from, &to).map(|()| to)).collect()
 }
 
-fn build(toolchain: &Toolchain, sources: &Path, cache: &Cache, to: &Path) -> Result<()> {
+fn build(toolchain: &Toolchain, sources: &Path, cache: &Cache, features: &[&str], to: &Path) -> Result<()> {
     let target = cache.root().join("ebpf").join("target");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(sources)
         .args(["build", "--release", "--quiet", "--locked", "--target", TARGET, "-Z", "build-std=core", "--target-dir"])
-        .arg(&target);
+        .arg(&target)
+        .args(features);
     toolchain.apply(&mut cargo)?;
     succeed(&mut cargo)?;
     let built = target.join(TARGET).join("release").join("mirador");
-    fs::copy(&built, to.join("mirador.o")).with_context(|| format!("{} was not built", built.display()))?;
+    fs::copy(&built, to).with_context(|| format!("{} was not built", built.display()))?;
     Ok(())
 }
 

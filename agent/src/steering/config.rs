@@ -49,7 +49,8 @@ pub struct SteeringConfig {
     /// Whether the agent gives up `CAP_BPF`, `CAP_NET_ADMIN` and what includes them once the programs are
     /// attached. Default true.
     pub drop_privileges: bool,
-    /// Whether the BPF programs write a debug line for every connect to a steered port. Default false.
+    /// Whether the BPF programs write a debug line for every connect to a steered port. Before Linux 6.16 that
+    /// takes `CAP_PERFMON` too; without it nothing else changes, and the agent says so. Default false.
     pub debug: bool,
     /// A folder in the BPF file system, such as `/sys/fs/bpf/mirador`. The programs and their counters stay
     /// there when the agent ends, and the next agent takes them over; while none runs connections go to

@@ -23,8 +23,6 @@ use super::ladder::{Failure, Ladder, Step};
 use super::pins::{self, Held, Pins};
 use super::{introduce, object, privileges, switch};
 
-/// Level `Debug` of the programs' log; 0 turns it off.
-const DEBUG: u8 = 4;
 /// Programs by what they are needed for.
 const CONNECT: [&str; 2] = ["mirador_conn4", "mirador_conn6"];
 const PEER_NAME: [&str; 2] = ["mirador_peer4", "mirador_peer6"];
@@ -172,9 +170,25 @@ fn load(
     pods: Cgroup,
     pins: Option<Pins>,
 ) -> Result<(Programs, String), Failure> {
-    let failed = |error: String| Failure::new("load_failed", error);
+    let logging = if config.debug { object::logging() } else { None };
+    let logging = logging.and_then(|logging| match loaded(logging, config, &pods, pins.as_ref()) {
+        Ok(ebpf) => Some(ebpf),
+        Err(failure) => {
+            let detail = failure.detail;
+            tracing::warn!(detail, "this kernel does not take the programs that log: steering.debug has no effect");
+            None
+        }
+    });
+    let ebpf = logging.map_or_else(|| loaded(object, config, &pods, pins.as_ref()), Ok)?;
+    let abilities = Abilities::default();
+    let programs = Programs { ebpf, pins, links: Vec::new(), attached: false, abilities, pods, own: None };
+    Ok((programs, format!("{} and {}", CONNECT[0], CONNECT[1])))
+}
+
+/// The object with its maps filled and the programs of [`CONNECT`] in the kernel.
+fn loaded(object: &[u8], config: &SteeringConfig, pods: &Cgroup, pins: Option<&Pins>) -> Result<Ebpf, Failure> {
     let mut ebpf = parse(object, config, None)?;
-    if let Some(pins) = &pins {
+    if let Some(pins) = pins {
         // What is pinned is used whatever its shape, so it is compared with what was just made.
         if let Some(name) = pins.misfit(&ebpf) {
             tracing::warn!(map = name, "a pinned map has another shape: replaces all pins, counters begin anew");
@@ -182,26 +196,19 @@ fn load(
         }
         ebpf = parse(object, config, Some(pins))?;
     }
-    fill(&mut ebpf, config, &pods)?;
+    fill(&mut ebpf, config, pods)?;
     for name in CONNECT {
         let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
-        program.load().map_err(|error| failed(format!("{name}: {}", refusal(&error))))?;
+        let failed = |error| Failure::new("load_failed", format!("{name}: {}", refusal(&error)));
+        program.load().map_err(failed)?;
     }
-    let abilities = Abilities::default();
-    let programs = Programs { ebpf, pins, links: Vec::new(), attached: false, abilities, pods, own: None };
-    Ok((programs, format!("{} and {}", CONNECT[0], CONNECT[1])))
+    Ok(ebpf)
 }
 
 /// Makes the maps, and opens those that are pinned.
 fn parse(object: &[u8], config: &SteeringConfig, pins: Option<&Pins>) -> Result<Ebpf, Failure> {
-    let level = if config.debug { DEBUG } else { 0 };
-    // The maps are part of the memory that the agent is charged for.
-    let log_bytes = if config.debug { 128 << 10 } else { 4 << 10 };
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global("AYA_LOG_LEVEL", &level, false)
-        .map_max_entries("BY_POD", config.identity.max_pods)
-        .map_max_entries("AYA_LOGS", log_bytes);
+    loader.map_max_entries("BY_POD", config.identity.max_pods);
     for name in pins::SHARED.into_iter().filter(|_| pins.is_some()) {
         loader.map_pin_path(name, pins.map(|pins| pins.map(name)).unwrap_or_default());
     }
@@ -416,7 +423,7 @@ fn refusal(error: &ProgramError) -> String {
     let log = verifier_log.to_string();
     tracing::debug!(%log, "the verifier has refused a program");
     let last: Vec<_> = log.lines().rev().filter(|line| !line.starts_with("processed ")).take(3).collect();
-    let hint = if privileges::has_perfmon() { "" } else { "; before Linux 6.16 the verifier wants CAP_PERFMON too" };
+    let hint = if privileges::has_perfmon() { "" } else { "; before Linux 6.16 the verifier may want CAP_PERFMON too" };
     format!("{io_error}: {}{hint}", last.into_iter().rev().collect::<Vec<_>>().join(" | "))
 }
 
