@@ -183,8 +183,7 @@ async fn a_real_control_plane_is_followed_with_the_documented_rights_and_no_more
     let failing = "mirador_kubernetes_watch_errors_total{watch=\"endpointslices/traces\"";
     until("the watch fails", || cluster.metric(failing) > 0).await;
     owners(&destination, 2).await;
-    cluster.plane.apiserver().restart().await.unwrap();
-    cluster.plane.ready().await.unwrap();
+    cluster.plane.restart_apiserver().await.unwrap();
     cluster.scale(4).await;
     owners(&destination, 4).await;
     until("the watch works", || {

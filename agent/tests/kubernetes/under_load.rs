@@ -403,8 +403,7 @@ async fn server_dies(fleet: &mut Fleet) {
         fleet.until("the watch fails", failing).await;
     }
     assert_eq!(fleet.probe("headless").await, before, "who is known is kept");
-    fleet.cluster.plane.apiserver().restart().await.unwrap();
-    fleet.cluster.plane.ready().await.unwrap();
+    fleet.cluster.plane.restart_apiserver().await.unwrap();
     fleet.cluster.scale(3).await;
     fleet.owners(3).await;
 }

@@ -33,7 +33,7 @@ const WAIT: Duration = Duration::from_secs(120);
 pub struct ControlPlane {
     _kwok: Server,
     _scheduler: Server,
-    _controllers: Server,
+    controllers: Server,
     apiserver: Server,
     _etcd: Server,
     programs: PathBuf,
@@ -54,16 +54,8 @@ impl ControlPlane {
         let (etcd, store) = parts.etcd().await?;
         let apiserver = parts.apiserver(port, &store).await?;
         let (controllers, scheduler, kwok) = tokio::try_join!(parts.controllers(), parts.scheduler(), parts.kwok())?;
-        let plane = Self {
-            _kwok: kwok,
-            _scheduler: scheduler,
-            _controllers: controllers,
-            apiserver,
-            _etcd: etcd,
-            programs,
-            url,
-            folder,
-        };
+        let plane =
+            Self { _kwok: kwok, _scheduler: scheduler, controllers, apiserver, _etcd: etcd, programs, url, folder };
         plane.ready().await?;
         plane.add_nodes(nodes).await?;
         Ok(plane)
@@ -79,9 +71,17 @@ impl ControlPlane {
         &self.url
     }
 
-    /// The API server's process, to be killed, paused and started again; ask [`ControlPlane::ready`] after.
+    /// The API server's process, to be killed and paused; [`ControlPlane::restart_apiserver`] starts it again.
     pub fn apiserver(&mut self) -> &mut Server {
         &mut self.apiserver
+    }
+
+    /// Starts the API server again after it was killed, and the controllers with it: what these have watched is
+    /// stale for a while, and the controller of `EndpointSlices` then waits up to 1,000 s before it looks again.
+    pub async fn restart_apiserver(&mut self) -> Result<()> {
+        self.apiserver.restart().await?;
+        self.ready().await?;
+        self.controllers.restart().await
     }
 
     /// Waits until the API server says that it is ready.
@@ -327,8 +327,7 @@ mod tests {
         };
         endpoints(&plane, 3).await.unwrap();
         plane.apiserver().kill().await.unwrap();
-        plane.apiserver().restart().await.unwrap();
-        plane.ready().await.unwrap();
+        plane.restart_apiserver().await.unwrap();
         plane.kubectl(["scale", "deployment/web", "--replicas=1"]).await.unwrap();
         endpoints(&plane, 1).await.unwrap();
         assert!(plane.url().starts_with("https://127.0.0.1:") && plane.kubeconfig().is_file());
