@@ -15,7 +15,8 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
+use mirador_support::load::generator::grpc;
 use mirador_support::load::metrics::Payload;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -117,15 +118,7 @@ async fn connect(target: SocketAddr) -> Result<http2::SendRequest<Full<Bytes>>> 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    stream.set_nodelay(true)?;
-    let (send, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(1 << 20)
-        .max_frame_size(64 << 10)
-        .max_send_buf_size(4 << 20)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    tokio::spawn(connection);
-    Ok(send)
+    grpc(stream).await
 }
 
 fn request(target: SocketAddr, body: Bytes) -> Result<Request<Full<Bytes>>> {

@@ -98,6 +98,19 @@ pub async fn drive(
     Ok(())
 }
 
+/// Speaks HTTP/2 over `stream`, with windows and frames that do not slow large requests down.
+pub async fn grpc(stream: TcpStream) -> anyhow::Result<http2::SendRequest<Full<Bytes>>> {
+    stream.set_nodelay(true)?;
+    let (send, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1 << 20)
+        .max_frame_size(64 << 10)
+        .max_send_buf_size(4 << 20)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(connection);
+    Ok(send)
+}
+
 /// Sends over one connection until it ends or until it is told to stop.
 async fn over(
     stream: TcpStream,
@@ -107,16 +120,9 @@ async fn over(
     progress: &Progress,
     pace: &Pace,
 ) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
     match protocol {
         Protocol::Grpc => {
-            let (mut send, connection) = http2::Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(1 << 20)
-                .max_frame_size(64 << 10)
-                .max_send_buf_size(4 << 20)
-                .handshake(TokioIo::new(stream))
-                .await?;
-            tokio::spawn(connection);
+            let mut send = grpc(stream).await?;
             while !progress.stop.load(Ordering::Relaxed) {
                 pace.due().await;
                 let body = Full::new(payload.next(true));
@@ -137,6 +143,7 @@ async fn over(
             }
         }
         Protocol::Http => {
+            stream.set_nodelay(true)?;
             let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             while !progress.stop.load(Ordering::Relaxed) {
