@@ -64,6 +64,9 @@ impl Ledger {
             "mirador_agent_dropped_items",
             "Items that were acknowledged but not sent: left out by an owner for good, or delivered before.",
         );
+        for name in ["mirador_agent_refused_items", "mirador_agent_dropped_items"] {
+            registry.declare_labels(name, &["signal", "reason"]);
+        }
         let requests: Family<SignalLabels, Counter> =
             registry.counter_family("mirador_agent_requests", "Valid requests.");
         let in_flight: Family<SignalLabels, Gauge> =

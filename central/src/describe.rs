@@ -52,3 +52,30 @@ pub async fn telemetry() -> anyhow::Result<String> {
     std::fs::remove_dir_all(&folder)?;
     Ok(page)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(page: &str) -> String {
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page)).unwrap()
+    }
+
+    #[test]
+    fn the_committed_page_has_every_key_as_it_is_documented_here() {
+        let keys = mirador_service::config::document::<Config>("Keys of the central roles");
+        assert!(committed("config.md").contains(keys.trim()), "docs/config.md is not current: run `cargo xtask docs`");
+    }
+
+    /// But for the labels, of which some are known once a series is there.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_committed_page_has_every_metric_as_it_is_documented_here() {
+        let page = committed("telemetry.md");
+        for row in Box::pin(telemetry()).await.unwrap().lines() {
+            let cells: Vec<_> = row.splitn(5, '|').collect();
+            let (start, meaning) = (format!("|{}|{}|", cells[1], cells[2]), cells[4]);
+            let found = page.lines().any(|line| line.starts_with(&start) && line.ends_with(meaning));
+            assert!(found, "docs/telemetry.md is not current: run `cargo xtask docs`\n{row}");
+        }
+    }
+}

@@ -34,4 +34,20 @@ mod tests {
     fn the_method_path_is_that_of_the_generated_service() {
         assert_eq!(PATH_RED, format!("/{SERVICE_NAME}/Export"));
     }
+
+    /// The definitions are the contract that senders other than our agent read.
+    #[test]
+    fn every_message_field_and_method_is_documented() {
+        let mut documented = false;
+        let mut named = 0;
+        for line in include_str!("../mirador/red/v1/red.proto").lines().map(str::trim) {
+            let is_field = line.ends_with(';') && line.contains(" = ") && !line.starts_with("syntax");
+            if is_field || ["message ", "service ", "rpc "].iter().any(|kind| line.starts_with(kind)) {
+                assert!(documented, "`{line}` has no comment before it");
+                named += 1;
+            }
+            documented = line.starts_with("//");
+        }
+        assert!(named > 30, "{named} are found");
+    }
 }

@@ -87,4 +87,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn contributing_lists_every_verb_and_no_other() {
+        let page = std::fs::read_to_string(super::workspace::root().join("CONTRIBUTING.md")).unwrap();
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `cargo xtask ")?.split_once('`'));
+        let mut listed: Vec<_> = rows.map(|(verb, _)| verb.to_owned()).collect();
+        let command = super::Cli::command();
+        let mut verbs: Vec<_> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+        listed.sort_unstable();
+        verbs.sort_unstable();
+        assert_eq!(listed, verbs);
+    }
 }

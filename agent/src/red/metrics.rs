@@ -36,7 +36,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn register(registry: &Registry) -> Self {
-        Self {
+        let metrics = Self {
             spans: registry.counter("mirador_agent_red_spans", "Spans counted into RED series."),
             duplicates: registry
                 .counter("mirador_agent_red_duplicate_spans", "Spans of repeated requests, counted before."),
@@ -74,7 +74,11 @@ impl Metrics {
                 .counter_family("mirador_agent_red_lost_series", "Series in deltas that were given up."),
             waiting: registry.gauge("mirador_agent_red_waiting_deltas", "Deltas that wait for central."),
             waiting_bytes: registry.gauge("mirador_agent_red_waiting_bytes", "Bytes of deltas that wait for central."),
+        };
+        for name in ["mirador_agent_red_lost_deltas", "mirador_agent_red_lost_series"] {
+            registry.declare_labels(name, &["reason"]);
         }
+        metrics
     }
 
     pub(super) fn observed(&self, observed: &Observed) {

@@ -92,6 +92,8 @@ pub struct Described {
     pub unit: String,
     /// Label names: those declared with [`Registry::declare_labels`] and those seen on a series.
     pub labels: Vec<String>,
+    /// Whether it has a series per label set, and so at least one label.
+    pub family: bool,
 }
 
 /// All metrics of the process; clones share it.
@@ -109,6 +111,8 @@ struct Inner {
 struct Entry {
     kind: Kind,
     help: String,
+    /// Whether it has a series per label set.
+    family: bool,
     declared: BTreeSet<String>,
     /// The handle as registered, to be handed out again.
     handle: Box<dyn Any + Send + Sync>,
@@ -159,27 +163,27 @@ impl Registry {
 
     /// A counter per label set.
     pub fn counter_family<L: LabelSet>(&self, name: &str, help: &str) -> Family<L, Counter> {
-        self.register(name, help, Family::default)
+        self.register_family(name, help, Family::default)
     }
 
     /// A fractional counter per label set.
     pub fn float_counter_family<L: LabelSet>(&self, name: &str, help: &str) -> Family<L, FloatCounter> {
-        self.register(name, help, Family::default)
+        self.register_family(name, help, Family::default)
     }
 
     /// A gauge per label set.
     pub fn gauge_family<L: LabelSet>(&self, name: &str, help: &str) -> Family<L, Gauge> {
-        self.register(name, help, Family::default)
+        self.register_family(name, help, Family::default)
     }
 
     /// A fractional gauge per label set.
     pub fn float_gauge_family<L: LabelSet>(&self, name: &str, help: &str) -> Family<L, FloatGauge> {
-        self.register(name, help, Family::default)
+        self.register_family(name, help, Family::default)
     }
 
     /// A histogram per label set; `make` makes one with its buckets.
     pub fn histogram_family<L: LabelSet>(&self, name: &str, help: &str, make: fn() -> Histogram) -> HistogramFamily<L> {
-        self.register(name, help, || Family::new_with_constructor(make))
+        self.register_family(name, help, || Family::new_with_constructor(make))
     }
 
     /// A gauge whose value is asked for at every scrape. `read` must be quick and never block.
@@ -223,14 +227,24 @@ impl Registry {
         inner.entries.iter().map(|(name, entry)| entry.describe(name)).collect()
     }
 
-    /// Every registered metric as a table in Markdown, for docs/telemetry.md.
+    /// Every registered metric as a table in Markdown, for docs/telemetry.md. A family whose labels nobody
+    /// has declared, and of which no series exists, has a `?` for them, which `cargo xtask tidy` refuses.
     pub fn document(&self) -> String {
         let rows = self.describe().into_iter().map(|metric| {
             let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if metric.family && labels.is_empty() { "?".to_owned() } else { labels.join(", ") };
             let help = metric.help.replace('|', "\\|");
-            format!("| `{}` | {} | {} | {help} |\n", metric.name, metric.kind.as_str(), labels.join(", "))
+            format!("| `{}` | {} | {labels} | {help} |\n", metric.name, metric.kind.as_str())
         });
         ["| metric | kind | labels | meaning |\n|---|---|---|---|\n".to_owned()].into_iter().chain(rows).collect()
+    }
+
+    fn register_family<M: Metric + Clone + Debug>(&self, name: &str, help: &str, make: impl FnOnce() -> M) -> M {
+        let metric = self.register(name, help, make);
+        if let Some(entry) = self.lock().entries.get_mut(base_name(name)) {
+            entry.family = true;
+        }
+        metric
     }
 
     fn register<M: Metric + Clone + Debug>(&self, name: &str, help: &str, make: impl FnOnce() -> M) -> M {
@@ -250,6 +264,7 @@ impl Registry {
         let entry = Entry {
             kind: Kind::of(&metric),
             help,
+            family: false,
             declared: BTreeSet::new(),
             handle: Box::new(metric.clone()),
             registry,
@@ -280,6 +295,7 @@ impl Entry {
             help: format!("{}.", self.help),
             unit: unit.unwrap_or_default().to_owned(),
             labels: labels.into_iter().collect(),
+            family: self.family,
         }
     }
 }

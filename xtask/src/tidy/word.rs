@@ -10,13 +10,16 @@ const MACHINE: [&str; 5] =
     [concat!("/wo", "rk"), concat!("/ro", "ot"), concat!("/fa", "rm"), concat!("/ho", "me"), concat!("/Us", "ers")];
 
 /// Package registries: a client's settings name them, a file of ours does not.
-const REGISTRY: [&str; 7] = [
+const REGISTRY: [&str; 10] = [
     concat!("crates", ".io"),
     concat!("proxy.golang", ".org"),
     concat!("sum.golang", ".org"),
     concat!("repo.maven.apache", ".org"),
+    concat!("repo1.maven", ".org"),
     concat!("pypi", ".org"),
+    concat!("pythonhosted", ".org"),
     concat!("registry.npmjs", ".org"),
+    concat!("registry.yarnpkg", ".com"),
     concat!("deb.debian", ".org"),
 ];
 
@@ -80,10 +83,10 @@ mod tests {
 
     #[test]
     fn folders_of_a_machine_are_found_and_parts_of_longer_paths_are_not() {
-        for found in
-            [format!("see {}/me/x", MACHINE[3]), format!("\"{}/x\"", MACHINE[0]), format!("={}/.cache", MACHINE[1])]
-        {
-            assert_eq!(rules("README.md", &found), ["machine-path"], "{found}");
+        for folder in MACHINE {
+            for found in [format!("see {folder}/me/x"), format!("\"{folder}/x\""), format!("={folder}/.cache")] {
+                assert_eq!(rules("README.md", &found), ["machine-path"], "{found}");
+            }
         }
         for fine in
             [format!("$X{}/y", MACHINE[0]), format!("http://host{}/", MACHINE[3]), format!("{}shop/", MACHINE[0])]
@@ -94,8 +97,10 @@ mod tests {
 
     #[test]
     fn registry_hosts_are_found_outside_lock_files() {
+        for host in REGISTRY {
+            assert_eq!(rules("docs/x.md", &format!("source = \"https://{host}/\"")), ["registry-host"], "{host}");
+        }
         let line = format!("source = \"https://{}\"", REGISTRY[0]);
-        assert_eq!(rules("docs/x.md", &line), ["registry-host"]);
         assert_eq!(rules("Cargo.lock", &line), [""; 0]);
         assert_eq!(rules("tests/backends/jaeger/go.sum", &line), [""; 0]);
     }

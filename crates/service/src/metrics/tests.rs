@@ -119,6 +119,24 @@ fn observed_values_are_read_at_every_scrape() {
 }
 
 #[test]
+fn a_family_of_which_nobody_knows_the_labels_has_a_question_mark_for_them() {
+    let registry = Registry::new();
+    registry.counter("mirador_a_plain", "A.");
+    registry.counter_family::<Labels>("mirador_b_declared", "B.");
+    registry.declare_labels("mirador_b_declared", &["reason", "signal"]);
+    registry.histogram_family::<Labels>("mirador_c_unknown_seconds", "C | c.", make_histogram);
+    let seen = registry.gauge_family::<Labels>("mirador_d_seen", "D.");
+    seen.get_or_create_owned(&vec![("owner", "x".to_owned())]).set(1);
+    let rows = "\
+| `mirador_a_plain_total` | counter |  | A. |
+| `mirador_b_declared_total` | counter | `reason`, `signal` | B. |
+| `mirador_c_unknown_seconds` | histogram | ? | C \\| c. |
+| `mirador_d_seen` | gauge | `owner` | D. |
+";
+    assert_eq!(registry.document(), format!("| metric | kind | labels | meaning |\n|---|---|---|---|\n{rows}"));
+}
+
+#[test]
 fn help_texts_stay_on_their_line() {
     let registry = Registry::new();
     registry.gauge("mirador_x", "One\n  two \"three\" \\ four.");

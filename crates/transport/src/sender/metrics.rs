@@ -112,7 +112,7 @@ pub(super) struct Metrics {
 impl Metrics {
     /// The families; registered by whoever asks first.
     pub(super) fn register(registry: &Registry) -> Self {
-        Self {
+        let metrics = Self {
             sent_items: registry.counter_family("mirador_sender_sent_items", "Items that an owner has taken."),
             sent_parts: registry.counter_family("mirador_sender_sent_parts", "Parts that an owner has taken."),
             rejected_items: registry.counter_family(
@@ -170,7 +170,15 @@ impl Metrics {
                 latency_histogram,
             ),
             backend_outcome: registry.counter_family("otelcol_loadbalancer_backend_outcome", "Attempts, by owner."),
+        };
+        // What has no series before something goes wrong.
+        for name in ["mirador_sender_failed_items", "mirador_sender_failed_parts", "mirador_sender_retries"] {
+            registry.declare_labels(name, &["destination", "code"]);
         }
+        for name in ["mirador_sender_refused_items", "mirador_sender_refused_requests"] {
+            registry.declare_labels(name, &["destination", "reason"]);
+        }
+        metrics
     }
 
     pub(super) fn destination(&self, name: &'static str, resolver: &'static str) -> DestinationMetrics {

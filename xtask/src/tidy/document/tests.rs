@@ -41,19 +41,6 @@ fn a_page_without_a_map_is_found() {
 }
 
 #[test]
-fn what_holds_an_invariant_exists() {
-    let page = "# Invariants\n1 Fine: `ring::one_two_three`, `otel_x`, `crates/*`, `agent/tests`.\n2 Not: `gone_one_two`.\n\
-        3 Nor: `tests/gone.rs`.\n# Else\n`other_one_two`\n";
-    let root = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(root.path().join("agent/tests")).unwrap();
-    let files = files(&[("crates/ring/src/tests.rs", "fn one_two_three() {}")]);
-    let found = messages(&invariant_tests(root.path(), page, &files));
-    assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].starts_with("ARCHITECTURE.md:3 gone_one_two does not exist"), "{found:?}");
-    assert!(found[1].starts_with("ARCHITECTURE.md:4 tests/gone.rs does not exist"), "{found:?}");
-}
-
-#[test]
 fn every_decision_is_listed() {
     let files =
         files(&[("docs/adr/README.md", "- [0001](0001-a.md)"), ("docs/adr/0001-a.md", ""), ("docs/adr/0002-b.md", "")]);
@@ -68,6 +55,14 @@ fn a_key_or_metric_without_a_meaning_is_found() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("docs/config.md:4 `b` has no meaning"), "{found:?}");
     assert!(messages(&meanings("docs/config.md", &[]))[0].contains("run `cargo xtask docs`"));
+}
+
+#[test]
+fn a_metric_whose_labels_nobody_has_declared_is_found() {
+    let page = "| metric | kind | labels | meaning |\n|---|---|---|---|\n| `a_total` | counter |  | A. |\n| `b_total` | counter | ? | B. |\n";
+    let found = messages(&meanings("docs/telemetry.md", &files(&[("docs/telemetry.md", page)])));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("docs/telemetry.md:4 the labels of `b_total` are not declared"), "{found:?}");
 }
 
 #[test]
