@@ -150,11 +150,14 @@ impl Stages {
         let mut request = Request::parse(signal, body, &self.limits).map_err(|error| malformed(&error))?;
         // An agent on the way has added what its node knows; this one's machine is not the sender's.
         if via_agent.is_none() {
+            // Two passes over the resources: which pod one belongs to follows from what steering adds to it.
             let (enriched, pod_uid) = self.inlet.enricher.enrich(request, caller.as_ref());
             let caller = Caller { pod_uid, ip: peer.ip() };
             request = self.inlet.processors.apply(enriched, &caller).await;
         }
-        let outcome = self.forward(&request, received_bytes, permit).await;
+        // Whoever has forwarded them has counted them as well.
+        let red = self.red.as_ref().filter(|_| via_agent.is_none());
+        let outcome = self.forward(&request, received_bytes, permit, red).await;
         let items = request.items() as u64;
         let refused = outcome.as_ref().map_or(items, |accepted| accepted.rejected_items.min(items));
         if refused > 0 {
@@ -164,7 +167,14 @@ impl Stages {
         outcome
     }
 
-    async fn forward(&self, request: &Request, received: Bytes, mut permit: Permit) -> Result<Accepted, Refusal> {
+    /// Sends a request to its owners; `red` counts its spans when they have been taken.
+    async fn forward(
+        &self,
+        request: &Request,
+        received: Bytes,
+        mut permit: Permit,
+        red: Option<&Red>,
+    ) -> Result<Accepted, Refusal> {
         let signal = request.signal();
         let entry = self.ledger.enter(signal, request.items());
         let Some(destination) = self.destinations.of(signal) else {
@@ -175,21 +185,26 @@ impl Stages {
             return Ok(Accepted::default());
         }
         let owners = destination.owners();
-        let placed = match owners.place(request) {
-            Ok(placed) => placed,
+        // What is no slice of the received body is another copy of it, which the budget must know: before it
+        // is made, because the headers of a request are in every part.
+        let mut copied = if same(request.bytes(), &received) { 0 } else { request.bytes().len() };
+        let mut is_granted = copied == 0;
+        let placed = owners.place_within(request, |parts| {
+            copied += parts;
+            is_granted = permit.grow(copied);
+            is_granted
+        });
+        let placed = match placed {
+            Ok(Some(placed)) if is_granted || permit.grow(copied) => placed,
+            Ok(_) => return refuse(entry, no_memory(&permit, copied)),
             Err(no_owner) => return refuse(entry, no_owner.into()),
         };
         if placed.without_trace_id > 0 {
             self.without_trace_id.inc_by(placed.without_trace_id as u64);
         }
-        // What is no slice of the received body is another copy of it, which the budget must know.
-        let copied = copied_bytes(request, &received, &placed.parts);
-        if copied > 0 && !permit.grow(copied) {
-            return refuse(entry, no_memory());
-        }
         match destination.send(Kind::Otlp(signal), &owners, placed.parts, destination.deadline()).await {
             Ok(accepted) => {
-                if let (Signal::Traces, Some(red)) = (signal, &self.red) {
+                if let (Signal::Traces, Some(red)) = (signal, red) {
                     red.observe(request);
                 }
                 entry.sent(accepted.rejected_items);
@@ -212,11 +227,9 @@ fn refuse(entry: Entry, refusal: Refusal) -> Result<Accepted, Refusal> {
     Err(refusal)
 }
 
-fn copied_bytes(request: &Request, received: &Bytes, parts: &[mirador_otlp::splice::Part]) -> usize {
-    let same = |a: &Bytes, b: &Bytes| a.as_ptr() == b.as_ptr() && a.len() == b.len();
-    let whole = request.bytes();
-    let enriched = if same(whole, received) { 0 } else { whole.len() };
-    enriched + parts.iter().filter(|part| !same(&part.bytes, whole)).map(|part| part.bytes.len()).sum::<usize>()
+/// Whether both are the same memory.
+fn same(a: &Bytes, b: &Bytes) -> bool {
+    a.as_ptr() == b.as_ptr() && a.len() == b.len()
 }
 
 fn malformed(error: &WireError) -> Refusal {
@@ -247,11 +260,25 @@ fn looped() -> Refusal {
     }
 }
 
-fn no_memory() -> Refusal {
+/// What the copies of a request would take beside it is not free, or is not there at all: then the request is
+/// refused for good, with a code that lets no client of either protocol try again.
+fn no_memory(permit: &Permit, copied: usize) -> Refusal {
+    if permit.could_grow(copied) {
+        return Refusal {
+            code: Code::ResourceExhausted,
+            message: "the byte budget has no room for the parts of this request".to_owned(),
+            retry_after: Some(MEMORY_HINT),
+            reason: "memory",
+        };
+    }
     Refusal {
-        code: Code::ResourceExhausted,
-        message: "the byte budget has no room for the parts of this request".to_owned(),
-        retry_after: Some(MEMORY_HINT),
-        reason: "memory",
+        code: Code::InvalidArgument,
+        message: format!(
+            "the request and its parts need more than the {} bytes that all requests together may hold here; \
+             send smaller batches",
+            permit.limit()
+        ),
+        retry_after: None,
+        reason: "too_large_for_memory",
     }
 }

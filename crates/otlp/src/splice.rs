@@ -37,7 +37,19 @@ pub struct Part {
 ///
 /// `owner_of` is called once per span, in order. An index beyond `owners` counts as the last owner.
 pub fn split_spans(request: &Request, owners: usize, owner_of: impl FnMut(&Span<'_>) -> usize) -> Vec<Part> {
-    spans::split(request, owners, owner_of)
+    split_spans_within(request, owners, owner_of, |_| true).unwrap_or_default()
+}
+
+/// As [`split_spans`], and asks before anything is copied: `admit` gets the bytes that the parts will take,
+/// which is at most the request's own times the owners that get something, because every part has the
+/// headers of its entries. `None` when it says no. It is not asked when nothing has to be copied.
+pub fn split_spans_within(
+    request: &Request,
+    owners: usize,
+    owner_of: impl FnMut(&Span<'_>) -> usize,
+    admit: impl FnOnce(usize) -> bool,
+) -> Option<Vec<Part>> {
+    spans::split(request, owners, owner_of, admit)
 }
 
 /// Splits any signal by resource entry; otherwise as [`split_spans`]. Entries keep their bytes, those
@@ -45,7 +57,17 @@ pub fn split_spans(request: &Request, owners: usize, owner_of: impl FnMut(&Span<
 ///
 /// `owner_of` is called once per entry, in order.
 pub fn split_resources(request: &Request, owners: usize, owner_of: impl FnMut(&Resource<'_>) -> usize) -> Vec<Part> {
-    resources::split(request, owners, owner_of)
+    split_resources_within(request, owners, owner_of, |_| true).unwrap_or_default()
+}
+
+/// As [`split_resources`], and asks before anything is copied, as [`split_spans_within`].
+pub fn split_resources_within(
+    request: &Request,
+    owners: usize,
+    owner_of: impl FnMut(&Resource<'_>) -> usize,
+    admit: impl FnOnce(usize) -> bool,
+) -> Option<Vec<Part>> {
+    resources::split(request, owners, owner_of, admit)
 }
 
 /// Merges requests of one signal into one, in order. Adjacent entries with equal headers become one,

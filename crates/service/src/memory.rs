@@ -235,6 +235,16 @@ impl Permit {
         granted
     }
 
+    /// Whether `more` bytes would fit if nobody else held any: when not, a repetition cannot help.
+    pub fn could_grow(&self, more: usize) -> bool {
+        self.bytes.checked_add(more).is_some_and(|needed| needed <= self.shared.limit)
+    }
+
+    /// The limit of the budget that it belongs to, in bytes.
+    pub fn limit(&self) -> usize {
+        self.shared.limit
+    }
+
     /// Gives back all but `bytes`; does nothing when it holds no more than that.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);

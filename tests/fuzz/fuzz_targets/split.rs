@@ -3,7 +3,6 @@
 #![no_main]
 
 #[path = "../../../crates/otlp/tests/suite/compare.rs"]
-#[expect(dead_code, reason = "each target uses its half")]
 mod compare;
 #[path = "../../../crates/otlp/tests/suite/laws.rs"]
 #[expect(dead_code, reason = "each target uses its half")]

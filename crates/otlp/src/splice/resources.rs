@@ -20,9 +20,14 @@ struct Total {
     length: usize,
 }
 
-pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&Resource<'_>) -> usize) -> Vec<Part> {
+pub(super) fn split(
+    request: &Request,
+    owners: usize,
+    mut owner_of: impl FnMut(&Resource<'_>) -> usize,
+    admit: impl FnOnce(usize) -> bool,
+) -> Option<Vec<Part>> {
     if owners == 0 {
-        return Vec::new();
+        return Some(Vec::new());
     }
     let body = &request.bytes()[..];
     let mut top = Vec::new();
@@ -37,12 +42,12 @@ pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&
         entries.push((Span32::new(&piece.whole), child, owner));
     }
     if request.items() == 0 {
-        return Vec::new();
+        return Some(Vec::new());
     }
     if let Some((_, _, first)) = entries.first()
         && entries.iter().all(|(_, _, owner)| owner == first)
     {
-        return whole(request, *first);
+        return Some(whole(request, *first));
     }
     let mut totals = vec![Total::default(); owners];
     for (at, child, owner) in &entries {
@@ -50,13 +55,18 @@ pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&
         totals[*owner].items += items(request.signal(), entry);
         totals[*owner].length += at.len();
     }
+    let top_length = total(&top);
+    let written = totals.iter().filter(|total_of| total_of.items > 0).map(|total_of| top_length + total_of.length);
+    if !admit(written.sum()) {
+        return None;
+    }
     let mut buffers: Vec<Vec<u8>> = totals
         .iter()
         .map(|total_of| {
             if total_of.items == 0 {
                 return Vec::new();
             }
-            let mut buffer = Vec::with_capacity(total(&top) + total_of.length);
+            let mut buffer = Vec::with_capacity(top_length + total_of.length);
             copy(&mut buffer, body, &top);
             buffer
         })
@@ -67,10 +77,12 @@ pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&
         }
     }
     let parts = buffers.into_iter().zip(totals).enumerate();
-    parts
-        .filter(|(_, (_, total_of))| total_of.items > 0)
-        .map(|(owner, (buffer, total_of))| Part { owner, bytes: Bytes::from(buffer), items: total_of.items })
-        .collect()
+    let parts = parts.filter(|(_, (_, total_of))| total_of.items > 0).map(|(owner, (buffer, total_of))| Part {
+        owner,
+        bytes: Bytes::from(buffer),
+        items: total_of.items,
+    });
+    Some(parts.collect())
 }
 
 /// Spans, data points or log records in a resource entry.

@@ -78,9 +78,14 @@ fn field_len(body: u32) -> usize {
     1 + varint_len(body as usize) + body as usize
 }
 
-pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&Span<'_>) -> usize) -> Vec<Part> {
+pub(super) fn split(
+    request: &Request,
+    owners: usize,
+    mut owner_of: impl FnMut(&Span<'_>) -> usize,
+    admit: impl FnOnce(usize) -> bool,
+) -> Option<Vec<Part>> {
     if request.signal() != Signal::Traces || request.items() == 0 || owners == 0 {
-        return Vec::new();
+        return Some(Vec::new());
     }
     let body = &request.bytes()[..];
     let mut top = Vec::new();
@@ -101,9 +106,11 @@ pub(super) fn split(request: &Request, owners: usize, mut owner_of: impl FnMut(&
     let totals = walk.totals;
     let mut owning = (0..owners).filter(|owner| totals[*owner].spans > 0);
     if let (Some(only), None) = (owning.next(), owning.next()) {
-        return whole(request, only);
+        return Some(whole(request, only));
     }
-    write(body, &plan, &top, &totals)
+    let top_length = total(&top);
+    let written = totals.iter().filter(|total_of| total_of.spans > 0).map(|total_of| top_length + total_of.length);
+    admit(written.sum()).then(|| write(body, &plan, &top, &totals))
 }
 
 /// What an owner gets in all.

@@ -24,7 +24,14 @@ fn every_byte_is_looked_at_a_bounded_number_of_times_whatever_the_shape() {
         deep = field(5, &[field(1, &deep), field(1, &[])].concat());
     }
     let deep = field(9, &field(2, &deep));
-    let shapes: [(&str, Vec<u8>); 7] = [
+    let mut deepest = field(1, b"innermost");
+    for _ in 0..29 {
+        deepest = field(5, &field(1, &deepest));
+    }
+    let shapes: [(&str, Vec<u8>); 10] = [
+        ("values as deep as they may be", in_item(&field(9, &field(2, &deepest)).repeat(2_000))),
+        ("names in many pieces", in_item(&field(5, b"name").repeat(20_000))),
+        ("overlong lengths", in_item(&[0x2A, 0x80, 0x80, 0x80, 0x80, 0x00].repeat(20_000))),
         ("empty spans", field(1, &field(2, &[0x12, 0x00].repeat(100_000)))),
         ("attributes", in_item(&attribute.repeat(10_000))),
         ("attributes in another order", in_item(&odd_attribute.repeat(10_000))),

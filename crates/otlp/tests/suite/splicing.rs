@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use proptest::prelude::*;
 use prost::Message;
 
+use crate::compare::Decoded;
 use crate::draw::Draw;
 use crate::views::{bytes, requests};
 use crate::{laws, mutate};
@@ -27,6 +28,41 @@ proptest! {
     fn bent_requests_split_and_merge_alike(bytes in bytes(), choices in bytes(), choice in any::<u8>()) {
         for (signal, body) in requests(&bytes) {
             laws::split(signal, choice, &mutate::request(signal, &body, &mut Draw::new(&choices)));
+        }
+    }
+}
+
+/// Bytes that somebody sent as a request: a bent one, one that was cut off, or nothing that makes sense.
+fn sent() -> impl Strategy<Value = (u8, Vec<u8>, Vec<u8>, prop::sample::Index)> {
+    (0..4_u8, bytes(), proptest::collection::vec(any::<u8>(), 0..60), any::<prop::sample::Index>())
+}
+
+proptest! {
+    /// A merge looks at bytes that nobody has checked.
+    #[test]
+    fn whatever_is_merged_means_what_the_bytes_one_after_the_other_mean(
+        signal in 0..3_usize,
+        parts in proptest::collection::vec(sent(), 0..4),
+    ) {
+        let signal = Signal::ALL[signal];
+        let parts: Vec<Bytes> = parts
+            .into_iter()
+            .map(|(kind, drawn, other, cut)| {
+                let (_, body) = requests(&drawn).into_iter().find(|(one, _)| *one == signal).expect("one of each");
+                Bytes::from(match kind {
+                    0 => other,
+                    1 => body,
+                    2 => mutate::request(signal, &body, &mut Draw::new(&other)),
+                    _ => body[..cut.index(body.len() + 1)].to_vec(),
+                })
+            })
+            .collect();
+        let joined = parts.concat();
+        let merged = splice::merge(&parts);
+        prop_assert!(merged.len() <= joined.len(), "{} bytes of {}", merged.len(), joined.len());
+        if let Ok(joined) = Decoded::of(signal, &joined) {
+            let merged = Decoded::of(signal, &merged).expect("what decoded still decodes");
+            prop_assert_eq!(laws::flat(&merged), laws::flat(&joined));
         }
     }
 }

@@ -26,6 +26,18 @@ fn permits_add_up_and_give_everything_back() {
 }
 
 #[test]
+fn what_others_hold_is_told_from_what_is_not_there_at_all() {
+    let budget = Budget::new(100);
+    let others = budget.try_acquire(60).unwrap();
+    let mut permit = budget.try_acquire(10).unwrap();
+    assert!(!permit.grow(80) && permit.could_grow(80) && permit.could_grow(90));
+    assert!(!permit.could_grow(91) && !permit.could_grow(usize::MAX));
+    drop(others);
+    assert!(permit.grow(90));
+    assert_eq!((permit.bytes(), permit.limit(), permit.could_grow(0)), (100, 100, true));
+}
+
+#[test]
 fn permits_split_and_merge_without_changing_the_sum() {
     let budget = Budget::new(100);
     let mut first = budget.try_acquire(60).unwrap();

@@ -13,7 +13,7 @@ use mirador_otlp::{Request, Signal};
 use super::{NoOwner, Owners};
 
 /// A request cut into the parts of its owners.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Placed {
     /// One part per owner that gets something.
     pub parts: Vec<Part>,
@@ -24,36 +24,48 @@ pub struct Placed {
 impl Owners {
     /// Cuts a request into the parts of its owners. With one owner the request's own bytes are the part.
     pub fn place(&self, request: &Request) -> Result<Placed, NoOwner> {
+        Ok(self.place_within(request, |_| true)?.unwrap_or_default())
+    }
+
+    /// As [`Owners::place`], and asks `admit` for the bytes of the parts before they are copied; `None` when
+    /// it says no. It is not asked when the request's own bytes are the part.
+    pub fn place_within(
+        &self,
+        request: &Request,
+        admit: impl FnOnce(usize) -> bool,
+    ) -> Result<Option<Placed>, NoOwner> {
         if self.is_empty() {
             return Err(NoOwner);
         }
         if self.len() == 1 {
-            return Ok(Placed {
+            return Ok(Some(Placed {
                 parts: vec![Part { owner: 0, bytes: request.bytes().clone(), items: request.items() }],
                 without_trace_id: 0,
-            });
+            }));
         }
         Ok(match request.signal() {
-            Signal::Traces => self.place_spans(request),
-            Signal::Metrics | Signal::Logs => Placed {
-                parts: splice::split_resources(request, self.len(), |resource| self.resource_owner(resource)),
-                without_trace_id: 0,
-            },
+            Signal::Traces => self.place_spans(request, admit),
+            Signal::Metrics | Signal::Logs => {
+                let owner_of = |resource: &Resource<'_>| self.resource_owner(resource);
+                let parts = splice::split_resources_within(request, self.len(), owner_of, admit);
+                parts.map(|parts| Placed { parts, without_trace_id: 0 })
+            }
         })
     }
 
-    fn place_spans(&self, request: &Request) -> Placed {
+    fn place_spans(&self, request: &Request, admit: impl FnOnce(usize) -> bool) -> Option<Placed> {
         let mut without_trace_id = 0;
         let mut by_resource: Option<HashMap<usize, usize>> = None;
-        let parts = splice::split_spans(request, self.len(), |span| {
+        let owner_of = |span: &Span<'_>| {
             if let Some(trace_id) = span.trace_id_array() {
                 return self.index_of(&trace_id);
             }
             without_trace_id += 1;
             let owners = by_resource.get_or_insert_with(|| self.owners_by_resource(request));
             owners.get(&position(span)).copied().unwrap_or(0)
-        });
-        Placed { parts, without_trace_id }
+        };
+        let parts = splice::split_spans_within(request, self.len(), owner_of, admit)?;
+        Some(Placed { parts, without_trace_id })
     }
 
     /// The owner of each span's resource, by where the span stands in the request's bytes. Only made
