@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 /// What the measured process does with spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Job {
+    /// Nothing: the load goes straight to a sink.
+    Idle,
     /// Receives and drops.
     Receive,
     /// Sends everything to one owner.
@@ -80,6 +82,19 @@ pub(super) fn agent(job: Job, protocol: &'static str, spans: usize, memory_limit
     }
 }
 
+/// No process under test: what the load and its sinks do alone is what no subject can be asked for more than.
+pub(super) fn nothing(spans: usize) -> Subject {
+    Subject {
+        name: format!("none: load straight to a sink, grpc, {spans} spans"),
+        program: "none",
+        protocol: "grpc",
+        spans,
+        job: Job::Idle,
+        binary: PathBuf::from("sleep"),
+        memory_limit_mib: None,
+    }
+}
+
 /// Every subject, ours and the Collector's side by side.
 pub(super) fn all(peers: bool) -> Result<Vec<Subject>> {
     let agent = binary("mirador-agent");
@@ -127,6 +142,7 @@ impl Subject {
         let sinks: Vec<SocketAddr> = (0..=owners).map(|_| local()).collect::<Result<_>>()?;
         let (grpc, http) = (local()?, local()?);
         let text = match self.program {
+            "none" => String::new(),
             "mirador" => self.agent_config(grpc, http, &sinks)?,
             _ => self.collector_config(grpc, http, &sinks),
         };
@@ -135,18 +151,22 @@ impl Subject {
         let log = File::create(folder.path().join("log"))?;
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).arg(&self.binary);
-        if self.program == "mirador" {
-            command.args(["run", "--config"]).arg(&config);
-        } else {
-            command.arg("--config").arg(&config).env("GOMAXPROCS", "1");
-        }
+        match self.program {
+            "none" => command.arg("1d"),
+            "mirador" => command.args(["run", "--config"]).arg(&config),
+            _ => command.arg("--config").arg(&config).env("GOMAXPROCS", "1"),
+        };
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))
             .spawn()
             .context("cannot run taskset; it comes with util-linux")?;
-        let target = if self.protocol == "grpc" { grpc } else { http };
+        let target = match self.protocol {
+            _ if self.job == Job::Idle => sinks[0],
+            "grpc" => grpc,
+            _ => http,
+        };
         Ok(Running { child, folder, target, sinks })
     }
 
@@ -188,7 +208,7 @@ impl Subject {
             Job::SpanMetrics => format!(
                 "{receivers}exporters:\n  nop: {{}}\nconnectors:\n  spanmetrics: {{ metrics_flush_interval: 15s }}\nservice:\n{telemetry}  pipelines:\n    traces: {{ receivers: [otlp], exporters: [spanmetrics] }}\n    metrics: {{ receivers: [spanmetrics], exporters: [nop] }}\n"
             ),
-            Job::Receive => format!(
+            Job::Receive | Job::Idle => format!(
                 "{receivers}exporters:\n  nop: {{}}\nservice:\n{telemetry}  pipelines:\n    traces: {{ receivers: [otlp], exporters: [nop] }}\n"
             ),
         }

@@ -38,7 +38,7 @@ use super::windows::Window;
 use super::{grpc, http as otlp_http};
 use crate::{AGENT_HEADER, Accepted, Caller, Consume, Gate, Incoming as Admitted, Kind};
 
-/// The read buffer of an HTTP/1.1 connection at most; it comes out of the connection's window.
+/// The read buffer of an HTTP/1.1 connection at most; two of them come out of the connection's window.
 const MAX_HTTP1_BUFFER: usize = 256 << 10;
 /// The smallest limit that HTTP/2 knows for frames (RFC 9113 §6.5.2).
 const MIN_FRAME: u32 = 16 << 10;
@@ -239,7 +239,8 @@ pub(super) async fn serve<C: Consume>(
 /// The settings of one connection; `window` is what its peer may send ahead.
 fn builder(config: &GrpcConfig, window: u32) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    let http1_buffer = (window as usize).min(MAX_HTTP1_BUFFER);
+    // One is read into while a piece of the one before is on its way to the request.
+    let http1_buffer = (window as usize / 2).min(MAX_HTTP1_BUFFER);
     // Headers and idle connections are timed by `Lifetime`, which can tell the two apart.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(http1_buffer);
     let parameters = &config.keepalive.server_parameters;

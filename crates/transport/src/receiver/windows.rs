@@ -8,7 +8,7 @@
 //! budget of 512 MiB, `M` is 128 MiB: 1,024 connections, and 8 MiB for the first one.
 //!
 //! Besides its window a connection may hold one frame that is not complete, a quarter of the window at
-//! most, and on HTTP/1.1 its read buffer instead of both.
+//! most, and on HTTP/1.1 two read buffers instead of both.
 //!
 //! A window is the worst case and not the usual one: a body is read as soon as its permit is granted
 //! and dropped as soon as it is refused, so windows only fill while the process has no CPU to poll.

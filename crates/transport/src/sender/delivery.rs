@@ -93,29 +93,32 @@ impl Destination {
                 return Err(refusal);
             }
         };
-        let mut pending = FuturesUnordered::new();
+        // Made when it is needed: the common case by far is one part.
+        let mut pending = None;
         let mut settled = None;
         if let [_] = legs.as_slice() {
-            // The common case by far; it needs no set of futures.
             for leg in legs {
                 settled = Some(self.settle(kind, Work::Leg(leg), deadline).await);
             }
         } else {
-            pending.extend(legs.into_iter().map(|leg| self.settle(kind, Work::Leg(leg), deadline)));
+            let set = pending.insert(FuturesUnordered::new());
+            set.extend(legs.into_iter().map(|leg| self.settle(kind, Work::Leg(leg), deadline)));
         }
         loop {
-            let next = match settled.take() {
-                Some(settled) => settled,
-                None => match pending.next().await {
-                    Some(settled) => settled,
-                    None => return progress.finish(),
-                },
+            let next = match (settled.take(), &mut pending) {
+                (Some(settled), _) => Some(settled),
+                (None, Some(pending)) => pending.next().await,
+                (None, None) => None,
             };
+            let Some(next) = next else { return progress.finish() };
             match next {
                 Settled::Delivered { bytes, accepted } => progress.delivered(bytes, &accepted),
                 Settled::Failed(refusal) => progress.failed(refusal),
                 Settled::Place { bytes, items } => match self.place_leg(&bytes, items, &replace) {
-                    Ok(works) => pending.extend(works.into_iter().map(|work| self.settle(kind, work, deadline))),
+                    Ok(works) => {
+                        let set = pending.get_or_insert_with(FuturesUnordered::new);
+                        set.extend(works.into_iter().map(|work| self.settle(kind, work, deadline)));
+                    }
                     Err(refusal) => {
                         inner.metrics.failed(kind, items, code_name(refusal.code));
                         progress.failed(refusal);
@@ -333,10 +336,7 @@ impl<'a> Progress<'a> {
         self.delivered.push(bytes);
         self.accepted.rejected_items += accepted.rejected_items;
         if !accepted.message.is_empty() {
-            if !self.accepted.message.is_empty() {
-                self.accepted.message.push_str("; ");
-            }
-            self.accepted.message.push_str(&accepted.message);
+            self.accepted.warn(&accepted.message);
         }
     }
 

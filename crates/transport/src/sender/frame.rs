@@ -3,7 +3,7 @@
 //! Never: copies the message. The prefix and the message go to the socket as two slices of one
 //! HTTP/2 frame (gRPC over HTTP/2, "Length-Prefixed-Message").
 
-use std::io::Write as _;
+use std::io::{Cursor, Write as _};
 
 use bytes::buf::Chain;
 use bytes::{Buf, Bytes};
@@ -19,12 +19,12 @@ const PREFIX: usize = 5;
 const ZSTD_LEVEL: i32 = 1;
 
 /// The body of a request: two slices that go out as one frame.
-pub(super) type Data = Chain<Bytes, Bytes>;
+pub(super) type Data = Chain<Cursor<[u8; PREFIX]>, Bytes>;
 
 /// A message as it goes to an owner, compressed once for all attempts.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
-    prefix: Bytes,
+    prefix: [u8; PREFIX],
     body: Bytes,
 }
 
@@ -39,17 +39,17 @@ impl Message {
         let mut prefix = [0; PREFIX];
         prefix[0] = flag;
         prefix[1..].copy_from_slice(&length.to_be_bytes());
-        Self { prefix: Bytes::copy_from_slice(&prefix), body }
+        Self { prefix, body }
     }
 
     /// The request body of one attempt: one frame, the prefix and the message.
     pub(super) fn to_data(&self) -> Data {
-        self.prefix.clone().chain(self.body.clone())
+        Cursor::new(self.prefix).chain(self.body.clone())
     }
 
     /// Whether `grpc-encoding` must be sent.
     pub(super) fn is_compressed(&self) -> bool {
-        self.prefix.first() == Some(&1)
+        self.prefix[0] == 1
     }
 }
 

@@ -56,7 +56,9 @@ pub(super) struct Owner {
     name: String,
     authority: Authority,
     uris: [Uri; 4],
+    /// Of every request, with the time-out that nearly all have.
     headers: HeaderMap,
+    timeout: Tenths,
     encoding: Option<&'static str>,
     queue: QueueConfig,
     link: watch::Sender<Link>,
@@ -97,11 +99,15 @@ impl Owner {
         metrics: OwnerMetrics,
     ) -> Self {
         let uris = Kind::ALL.map(|kind| export_uri(&authority, kind, config.scheme()));
+        let timeout = Tenths::of(config.timeout);
+        let mut headers = headers(config, agent_id);
+        headers.insert(GRPC_TIMEOUT, timeout.header());
         Self {
             name,
             authority,
             uris,
-            headers: headers(config, agent_id),
+            headers,
+            timeout,
             encoding: config.compression.encoding(),
             queue: config.sending_queue.clone(),
             link: watch::Sender::new(Link::Connecting),
@@ -169,7 +175,7 @@ impl Owner {
     /// One attempt, settled before `limit`.
     pub(super) async fn call(&self, kind: Kind, message: &Message, limit: Instant) -> Result<Answer, Failure> {
         let started = Instant::now();
-        let outcome = match tokio::time::timeout_at(limit, self.exchange(kind, message, limit)).await {
+        let outcome = match tokio::time::timeout_at(limit, self.exchange(kind, message, limit, started)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::transport(tonic::Code::DeadlineExceeded, "no answer in time")),
         };
@@ -182,10 +188,16 @@ impl Owner {
         outcome
     }
 
-    async fn exchange(&self, kind: Kind, message: &Message, limit: Instant) -> Result<Answer, Failure> {
+    async fn exchange(
+        &self,
+        kind: Kind,
+        message: &Message,
+        limit: Instant,
+        started: Instant,
+    ) -> Result<Answer, Failure> {
         let mut sender = self.connected().await?;
         poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| broken(&error))?;
-        let request = self.request(kind, message, limit);
+        let request = self.request(kind, message, limit, started);
         let (response, mut body) = sender.send_request(request, false).map_err(|error| broken(&error))?;
         drop(sender);
         // Waits for no window: what is held back there is this very message, which is held here anyway.
@@ -208,7 +220,7 @@ impl Owner {
         }
     }
 
-    fn request(&self, kind: Kind, message: &Message, limit: Instant) -> Request<()> {
+    fn request(&self, kind: Kind, message: &Message, limit: Instant, now: Instant) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
@@ -218,7 +230,10 @@ impl Owner {
         if let (true, Some(encoding)) = (message.is_compressed(), self.encoding) {
             headers.insert("grpc-encoding", HeaderValue::from_static(encoding));
         }
-        headers.insert(GRPC_TIMEOUT, grpc_timeout(limit.saturating_duration_since(Instant::now())));
+        let timeout = Tenths::of(limit.saturating_duration_since(now));
+        if timeout != self.timeout {
+            headers.insert(GRPC_TIMEOUT, timeout.header());
+        }
         request
     }
 
@@ -293,9 +308,17 @@ fn broken(error: &h2::Error) -> Failure {
 /// The time that is left for an answer, rounded up to tenths of seconds: nearly every request has the same
 /// one, which then costs HPACK a byte. An owner that goes on for a tenth too long is cut off by the reset of
 /// its stream.
-fn grpc_timeout(left: Duration) -> HeaderValue {
-    let tenths = left.as_millis().div_ceil(100).max(1);
-    HeaderValue::try_from(format!("{}m", tenths * 100)).expect("digits and a letter are a header's value")
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tenths(u128);
+
+impl Tenths {
+    fn of(left: Duration) -> Self {
+        Self(left.as_millis().div_ceil(100).max(1))
+    }
+
+    fn header(self) -> HeaderValue {
+        HeaderValue::try_from(format!("{}m", self.0 * 100)).expect("digits and a letter are a header's value")
+    }
 }
 
 /// The position of a kind in [`Kind::ALL`].

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use http_body_util::Full;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Protocol;
+use super::client::{Grpc, Http};
 use super::payload::Payload;
 
 pub(super) const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -77,8 +77,8 @@ impl Pace {
     }
 }
 
-/// Sends over one connection at a time until it is told to stop. A connection that the other side closes is
-/// refused requests and a new connection.
+/// Sends over one connection at a time until it is told to stop. A connection that breaks is a refused request
+/// and a new connection.
 ///
 /// # Errors
 /// When a connection cannot be made.
@@ -120,50 +120,34 @@ async fn over(
     progress: &Progress,
     pace: &Pace,
 ) -> anyhow::Result<()> {
-    match protocol {
-        Protocol::Grpc => {
-            let mut send = grpc(stream).await?;
-            while !progress.stop.load(Ordering::Relaxed) {
-                pace.due().await;
-                let body = Full::new(payload.next(true));
-                let request = Request::builder()
-                    .method(Method::POST)
-                    .uri(format!("http://{target}{GRPC_PATH}"))
-                    .header("content-type", "application/grpc")
-                    .header("te", "trailers")
-                    .body(body)?;
-                send.ready().await?;
-                let begin = Instant::now();
-                let response = send.send_request(request).await?;
-                let in_headers = response.headers().get("grpc-status").cloned();
-                let collected = response.into_body().collect().await?;
-                let status = in_headers
-                    .or_else(|| collected.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()));
-                count(progress, status.is_some_and(|status| status == "0"), begin);
-            }
-        }
-        Protocol::Http => {
-            stream.set_nodelay(true)?;
-            let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            while !progress.stop.load(Ordering::Relaxed) {
-                pace.due().await;
-                let request: Request<Full<Bytes>> = Request::builder()
-                    .method(Method::POST)
-                    .uri("/v1/traces")
-                    .header("host", target.to_string())
-                    .header("content-type", "application/x-protobuf")
-                    .body(Full::new(payload.next(false)))?;
-                send.ready().await?;
-                let begin = Instant::now();
-                let response = send.send_request(request).await?;
-                let accepted = response.status().is_success();
-                response.into_body().collect().await?;
-                count(progress, accepted, begin);
-            }
-        }
+    let mut connection = match protocol {
+        Protocol::Grpc => Connection::Grpc(Grpc::open(stream, target).await?),
+        Protocol::Http => Connection::Http(Http::open(stream, target)?),
+    };
+    while !progress.stop.load(Ordering::Relaxed) && !connection.is_ending() {
+        pace.due().await;
+        let begin = Instant::now();
+        let taken = match &mut connection {
+            Connection::Grpc(connection) => connection.call(payload.next(true)).await?,
+            Connection::Http(connection) => connection.post(payload.next(false)).await?,
+        };
+        count(progress, taken, begin);
     }
     Ok(())
+}
+
+enum Connection {
+    Grpc(Grpc),
+    Http(Http),
+}
+
+impl Connection {
+    fn is_ending(&self) -> bool {
+        match self {
+            Self::Grpc(connection) => connection.is_ending(),
+            Self::Http(connection) => connection.is_ending(),
+        }
+    }
 }
 
 fn count(progress: &Progress, accepted: bool, begin: Instant) {

@@ -1,17 +1,32 @@
-//! Answers every OTLP request with success and counts what arrived.
+//! Answers every OTLP/gRPC call with success and counts what arrived.
+//!
+//! It must cost less than what it measures: a call is answered by the end of its stream, whatever it says.
 
-use std::convert::Infallible;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use super::wire::{self, Reader};
+
+/// Bytes that a peer may send ahead, and the longest frame. Streams have no bound of their own.
+const WINDOW: u32 = 24 << 20;
+const FRAME: u32 = 1 << 20;
+
+/// `:status: 200` of the static table.
+const OK: u8 = 0x88;
+/// `content-type` and `grpc-status` of the first answer, out of the dynamic table.
+const CONTENT_TYPE: u8 = 0xbf;
+const GRPC_STATUS: u8 = 0xbe;
+/// An uncompressed message without fields.
+const EMPTY: &[u8] = &[0; 5];
 
 /// What arrived.
 #[derive(Debug, Default)]
@@ -32,7 +47,7 @@ impl Arrived {
     }
 }
 
-/// Serves gRPC and HTTP on `address` until the future is dropped; every answer waits for `delay` first.
+/// Serves gRPC on `address` until the future is dropped; every answer waits for `delay` first.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -41,45 +56,113 @@ pub async fn serve(address: SocketAddr, arrived: Arc<Arrived>, delay: Duration) 
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let arrived = Arc::clone(&arrived);
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&arrived), delay));
-            let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            server
-                .http2()
-                .initial_stream_window_size(8 << 20)
-                .initial_connection_window_size(24 << 20)
-                .max_frame_size(1 << 20);
-            // A peer that goes away is the end of its connection and no more.
-            let _ended = server.serve_connection(TokioIo::new(stream), service).await;
-        });
+        let connection = Connection {
+            stream,
+            reader: Reader::new(),
+            out: Vec::new(),
+            unread: 0,
+            known: false,
+            due: VecDeque::new(),
+            arrived: Arc::clone(&arrived),
+            delay,
+        };
+        // A peer that goes away is the end of its connection and no more.
+        tokio::spawn(async move { connection.serve().await.ok() });
     }
 }
 
-type Answer = Response<StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>>;
+struct Connection {
+    stream: TcpStream,
+    reader: Reader,
+    out: Vec<u8>,
+    /// Bytes of DATA that the peer's window has not been given back.
+    unread: u32,
+    /// The peer's dynamic table has what an answer says.
+    known: bool,
+    /// Calls that wait for their answer, in order.
+    due: VecDeque<(Instant, u32)>,
+    arrived: Arc<Arrived>,
+    delay: Duration,
+}
 
-async fn answer(request: Request<Incoming>, arrived: Arc<Arrived>, delay: Duration) -> Result<Answer, hyper::Error> {
-    let grpc =
-        request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    let mut body = request.into_body();
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        bytes += frame?.data_ref().map_or(0, Bytes::len);
+impl Connection {
+    async fn serve(mut self) -> io::Result<()> {
+        let windows = [(wire::SETTINGS_INITIAL_WINDOW_SIZE, wire::WIDEST), (wire::SETTINGS_MAX_FRAME_SIZE, FRAME)];
+        wire::put_settings(&mut self.out, &windows);
+        wire::put_window(&mut self.out, WINDOW - wire::FIRST_WINDOW);
+        self.greeted().await?;
+        loop {
+            self.read_frames();
+            self.answer_due();
+            if !self.out.is_empty() {
+                self.stream.write_all(&self.out).await?;
+                self.out.clear();
+            }
+            match self.due.front() {
+                None => self.reader.fill(&mut self.stream).await?,
+                Some((at, _)) => tokio::select! {
+                    () = tokio::time::sleep_until(*at) => {}
+                    read = self.reader.fill(&mut self.stream) => read?,
+                },
+            }
+        }
     }
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
+
+    /// Reads what a client says first.
+    async fn greeted(&mut self) -> io::Result<()> {
+        let mut preface = [0; wire::PREFACE.len()];
+        tokio::io::AsyncReadExt::read_exact(&mut self.stream, &mut preface).await?;
+        if preface == wire::PREFACE { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
-    arrived.requests.fetch_add(1, Ordering::Relaxed);
-    arrived.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    let mut frames = Vec::new();
-    if grpc {
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        frames.push(Ok(Frame::data(Bytes::from_static(&[0; 5]))));
-        frames.push(Ok(Frame::trailers(trailers)));
+
+    fn read_frames(&mut self) {
+        while let Some((head, at)) = self.reader.next() {
+            match head.kind {
+                wire::DATA => {
+                    self.unread += head.length as u32;
+                    self.arrived.bytes.fetch_add(head.length as u64, Ordering::Relaxed);
+                    self.ended(head.has(wire::END_STREAM), head.stream);
+                }
+                wire::HEADERS => self.ended(head.has(wire::END_STREAM), head.stream),
+                wire::SETTINGS if !head.has(wire::ACK) => {
+                    wire::put_frame(&mut self.out, wire::SETTINGS, wire::ACK, 0, &[]);
+                }
+                wire::PING if !head.has(wire::ACK) => {
+                    wire::put_frame(&mut self.out, wire::PING, wire::ACK, 0, self.reader.payload(at));
+                }
+                _ => {}
+            }
+        }
+        if self.unread > WINDOW / 2 {
+            wire::put_window(&mut self.out, std::mem::take(&mut self.unread));
+        }
     }
-    let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
-    let content_type = if grpc { "application/grpc" } else { "application/x-protobuf" };
-    response.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
-    Ok(response)
+
+    fn ended(&mut self, ended: bool, stream: u32) {
+        if ended && self.delay.is_zero() {
+            self.answer(stream);
+        } else if ended {
+            self.due.push_back((Instant::now() + self.delay, stream));
+        }
+    }
+
+    fn answer_due(&mut self) {
+        while self.due.front().is_some_and(|(at, _)| *at <= Instant::now()) {
+            if let Some((_, stream)) = self.due.pop_front() {
+                self.answer(stream);
+            }
+        }
+    }
+
+    fn answer(&mut self, stream: u32) {
+        self.arrived.requests.fetch_add(1, Ordering::Relaxed);
+        let (mut head, mut trailers) = (Cow::Borrowed(&[OK, CONTENT_TYPE][..]), Cow::Borrowed(&[GRPC_STATUS][..]));
+        if !std::mem::replace(&mut self.known, true) {
+            head = wire::block(&[OK], &[(31, "content-type", "application/grpc")]).into();
+            trailers = wire::block(&[], &[(0, "grpc-status", "0")]).into();
+        }
+        wire::put_frame(&mut self.out, wire::HEADERS, wire::END_HEADERS, stream, &head);
+        wire::put_frame(&mut self.out, wire::DATA, 0, stream, EMPTY);
+        wire::put_frame(&mut self.out, wire::HEADERS, wire::END_HEADERS | wire::END_STREAM, stream, &trailers);
+    }
 }
