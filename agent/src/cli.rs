@@ -1,7 +1,6 @@
 //! The command line: `run`, `validate`, `explain`.
 //!
-//! Exit codes: 0 done, 64 the configuration or the command line is wrong (nothing was bound), 70 the
-//! process failed while it ran.
+//! Exit codes, which `--help` tells as well: [`EXIT_CODES`].
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,9 +19,17 @@ use crate::kubernetes;
 use crate::steering::command;
 use crate::topology::Agent;
 
+/// What the process's exit codes say.
+pub const EXIT_CODES: &str = "Exit codes:
+  0    done; a drain that had to give something up says so in the log
+  2    the command line is wrong
+  64   the configuration is, or what explain was asked for; nothing was bound
+  70   the process failed while it ran
+  130  a second signal cut the drain short";
+
 /// One small agent per node: OTLP in, RED at the source, spans by trace id and the rest by resource out.
 #[derive(Debug, Parser)]
-#[command(name = "mirador-agent", version, about, propagate_version = true)]
+#[command(name = "mirador-agent", version, about, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -265,5 +272,27 @@ mod tests {
         assert!(Cli::try_parse_from(["mirador-agent", "explain"]).is_err());
         assert!(Cli::try_parse_from(["mirador-agent", "explain", "--service", "a", "--trace-id", "b"]).is_err());
         assert!(Cli::try_parse_from(["mirador-agent", "explain", "--service", "a"]).is_ok());
+    }
+
+    fn committed(page: &str) -> String {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page)).unwrap()
+    }
+
+    #[test]
+    fn the_committed_page_has_every_key_as_it_is_documented_here() {
+        let keys = file::document::<Config>("Keys of the agent");
+        assert!(committed("config.md").contains(keys.trim()), "docs/config.md is not current: run `cargo xtask docs`");
+    }
+
+    /// But for the labels, of which some are known once a series is there.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_committed_page_has_every_metric_as_it_is_documented_here() {
+        let page = committed("telemetry.md");
+        for row in Box::pin(telemetry()).await.unwrap().lines() {
+            let cells: Vec<_> = row.splitn(5, '|').collect();
+            let (start, meaning) = (format!("|{}|{}|", cells[1], cells[2]), cells[4]);
+            let found = page.lines().any(|line| line.starts_with(&start) && line.ends_with(meaning));
+            assert!(found, "docs/telemetry.md is not current: run `cargo xtask docs`\n{row}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use mirador_service::admin::{AdminConfig, HealthEndpoint, MetricsEndpoint};
+use mirador_service::endpoint;
 use mirador_service::memory::{Budget, MemoryConfig};
 use mirador_service::runtime::RuntimeConfig;
 use mirador_service::telemetry::LogConfig;
@@ -101,7 +102,8 @@ pub struct ExportersConfig {
     pub metrics: Option<sender::Config>,
     /// Logs, by resource.
     pub logs: Option<sender::Config>,
-    /// RED deltas, by service. `null` turns RED off.
+    /// RED deltas, by service. `null` turns RED off: spans that come this way are counted nowhere, because those
+    /// behind take what an agent has forwarded as counted.
     pub red: Option<sender::Config>,
 }
 
@@ -151,6 +153,7 @@ impl Config {
             found.extend(exporter.problems().into_iter().map(|line| format!("exporters.{name}.{line}")));
         }
         found.extend(self.receiver.problems("receiver"));
+        found.extend(self.clashes());
         if let Err(error) = Budget::from_config(&self.memory) {
             found.push(error.to_string());
         }
@@ -179,6 +182,33 @@ impl Config {
         }
         if self.shutdown_grace.is_zero() {
             found.push("shutdown_grace is 0s: it must be longer, or nothing in flight can finish".to_owned());
+        }
+        found
+    }
+
+    /// Addresses that are listened on twice, and owners that are this very agent.
+    fn clashes(&self) -> Vec<String> {
+        let protocols = &self.receiver.protocols;
+        let receivers = [
+            ("receiver.protocols.grpc.endpoint", &*protocols.grpc.endpoint),
+            ("receiver.protocols.http.endpoint", &*protocols.http.endpoint),
+        ];
+        let pages = [
+            ("telemetry.metrics.endpoint", &*self.telemetry.metrics.endpoint),
+            ("health.endpoint", &*self.health.endpoint),
+        ];
+        let mut found = endpoint::conflicts(&[receivers, pages].concat());
+        for (name, exporter) in self.exporters.each() {
+            for hostname in exporter.resolver.fixed.iter().flat_map(|fixed| &fixed.hostnames) {
+                let dialled = sender::config::dialled(hostname);
+                let own = receivers.iter().find(|(_, endpoint)| endpoint::leads_to(&dialled, endpoint));
+                if let Some((key, endpoint)) = own {
+                    found.push(format!(
+                        "exporters.{name}.resolver.static.hostnames: `{hostname}` is this agent itself ({key} is \
+                         `{endpoint}`): name the address of central"
+                    ));
+                }
+            }
         }
         found
     }

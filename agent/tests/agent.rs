@@ -293,6 +293,28 @@ async fn malformed_and_unconfigured_requests_are_refused_for_good() {
 }
 
 #[tokio::test]
+async fn a_request_whose_parts_can_never_fit_into_the_budget_is_refused_for_good() {
+    let (one, two) = (Central::start().await, Central::start().await);
+    let mut config = agent_config(&[&one, &two]);
+    config.memory.limit_mib = Some(1);
+    config.receiver.connections.connection_memory_mib = Some(16);
+    let agent = Running::start(config).await;
+    // Half of a MiB is for requests; this one and its parts for two owners are more.
+    let body = spans(0, 6000);
+    assert!((300 << 10..480 << 10).contains(&body.len()), "{}", body.len());
+    let refusal = agent.send(TRACES, body).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after), (Code::InvalidArgument, None), "{}", refusal.message);
+    assert!(refusal.message.contains("524288"), "{}", refusal.message);
+    assert_eq!(
+        agent.metric("mirador_agent_refused_items_total{signal=\"traces\",reason=\"too_large_for_memory\"}"),
+        6000
+    );
+    assert_eq!(one.calls(TRACES).len() + two.calls(TRACES).len(), 0, "nothing was sent");
+    agent.send(TRACES, spans(0, 1000)).await.unwrap();
+    assert_eq!(agent.imbalance(), 0);
+}
+
+#[tokio::test]
 async fn items_that_an_owner_leaves_out_are_told_to_the_client_and_counted_as_dropped() {
     let central = Central::start().await;
     central.always(Reply::Reject(3));

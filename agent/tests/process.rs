@@ -47,13 +47,19 @@ fn validate_prints_what_is_in_effect_and_what_it_prints_is_valid_again() {
 
 #[test]
 fn every_problem_of_a_configuration_is_listed_and_the_exit_code_is_64() {
-    let (_folder, path) = file(
-        "shutdown_grace: 0s\nwindows: {queue_size_bytes: 0}\nexporters:\n  traces:\n    timeout: 0s\n    resolver: {static: {hostnames: [\"http://central:4317\"]}}\n",
-    );
+    // Every port it names is taken: who bound one before everything is checked would stumble over that.
+    let taken: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let [grpc, http, metrics, health] = [0, 1, 2, 3].map(|at| taken[at].local_addr().unwrap());
+    let (_folder, path) = file(&format!(
+        "shutdown_grace: 0s\nwindows: {{queue_size_bytes: 0}}\nexporters:\n  traces:\n    timeout: 0s\n    resolver: {{static: {{hostnames: [\"http://central:4317\"]}}}}\n\
+         receiver:\n  protocols:\n    grpc: {{endpoint: \"{grpc}\"}}\n    http: {{endpoint: \"{http}\"}}\n\
+         telemetry: {{metrics: {{endpoint: \"{metrics}\"}}}}\nhealth: {{endpoint: \"{health}\"}}\n",
+    ));
     for verb in ["validate", "run"] {
         let output = agent(&[verb, "--config", path.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(64), "{verb}");
         let problems = text(&output.stderr);
+        assert!(!problems.contains("127.0.0.1"), "{verb} has tried to listen:\n{problems}");
         for key in ["shutdown_grace", "windows.queue_size_bytes", "exporters.traces.timeout", "http://central:4317"] {
             assert!(problems.contains(key), "{key} is missing in:\n{problems}");
         }
@@ -62,6 +68,46 @@ fn every_problem_of_a_configuration_is_listed_and_the_exit_code_is_64() {
     let output = agent(&["validate", "--config", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("traces"), "the nearest known key is named: {}", text(&output.stderr));
+}
+
+#[test]
+fn addresses_that_clash_and_exporters_that_lead_back_are_refused_with_both_keys() {
+    let (grpc, http) = ("receiver.protocols.grpc.endpoint", "receiver.protocols.http.endpoint");
+    let endpoint =
+        |protocol: &str, at: &str| format!("receiver: {{protocols: {{{protocol}: {{endpoint: \"{at}\"}}}}}}");
+    let owner = |host: &str| format!("exporters: {{logs: {{resolver: {{static: {{hostnames: [\"{host}\"]}}}}}}}}");
+    let hostnames = "exporters.logs.resolver.static.hostnames";
+    for (config, keys) in [
+        (endpoint("http", "0.0.0.0:4317"), [grpc, http]),
+        (endpoint("http", "127.0.0.1:4317"), [grpc, http]),
+        (endpoint("grpc", "[::]:8888"), [grpc, "telemetry.metrics.endpoint"]),
+        ("health: {endpoint: \"127.0.0.1:8888\"}".to_owned(), ["health.endpoint", "telemetry.metrics.endpoint"]),
+        (owner("127.0.0.1"), [hostnames, grpc]),
+        (owner("localhost:4318"), [hostnames, http]),
+    ] {
+        let (_folder, path) = file(&config);
+        for verb in ["validate", "run"] {
+            let output = agent(&[verb, "--config", path.to_str().unwrap()]);
+            let problems = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{verb} {config}: {problems}");
+            assert!(keys.iter().all(|key| problems.contains(key)), "{config}: {problems}");
+            assert_eq!(problems.lines().count(), 2, "one problem: {problems}");
+        }
+    }
+}
+
+#[test]
+fn help_tells_the_exit_codes_and_a_wrong_command_line_has_its_own() {
+    let help = agent(&["--help"]);
+    assert!(help.status.success());
+    for code in ["  0  ", "  2  ", "  64 ", "  70 ", "  130"] {
+        assert!(text(&help.stdout).contains(code), "{}", text(&help.stdout));
+    }
+    for wrong in [&[][..], &["explain"], &["validate", "--nonsense"], &["steer"]] {
+        let output = agent(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(text(&output.stderr).contains("Usage"), "{wrong:?}: {}", text(&output.stderr));
+    }
 }
 
 #[test]

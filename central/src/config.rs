@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mirador_service::admin::{AdminConfig, HealthEndpoint, MetricsEndpoint};
+use mirador_service::endpoint;
 use mirador_service::memory::MemoryConfig;
 use mirador_service::runtime::RuntimeConfig;
 use mirador_service::telemetry::LogConfig;
@@ -123,6 +124,7 @@ impl Config {
                 problems.push(format!("{key}.endpoint: `{endpoint}` is not address:port, as in 0.0.0.0:8888"));
             }
         }
+        problems.extend(self.clashes());
         if let Err(error) = self.telemetry.logs.validate() {
             problems.push(format!("telemetry.logs: {error}"));
         }
@@ -130,6 +132,22 @@ impl Config {
             problems.push("shutdown_grace is 0s: it must be longer, or nothing in flight can finish".to_owned());
         }
         problems
+    }
+
+    /// Addresses that are listened on twice.
+    fn clashes(&self) -> Vec<String> {
+        let protocols = &self.receiver.protocols;
+        let console = self.console.endpoint.to_string();
+        let mut endpoints = vec![
+            ("receiver.protocols.grpc.endpoint", &*protocols.grpc.endpoint),
+            ("receiver.protocols.http.endpoint", &*protocols.http.endpoint),
+            ("telemetry.metrics.endpoint", &*self.telemetry.metrics.endpoint),
+            ("health.endpoint", &*self.health.endpoint),
+        ];
+        if self.console.enabled && self.exporters.embedded.is_some() {
+            endpoints.push(("console.endpoint", &*console));
+        }
+        endpoint::conflicts(&endpoints)
     }
 }
 

@@ -170,7 +170,10 @@ pub(crate) fn exporter(owners: &[&Central]) -> Exporter {
     };
     exporter.retry_on_failure.initial_interval = Duration::from_millis(5);
     exporter.retry_on_failure.max_interval = Duration::from_millis(10);
-    exporter.retry_on_failure.max_elapsed_time = Duration::from_secs(8);
+    // Nothing here runs out of time unless a test says so, however busy the machine is.
+    exporter.retry_on_failure.max_elapsed_time = Duration::from_mins(1);
+    exporter.timeout = Duration::from_mins(1);
+    exporter.connection.connect_timeout = Duration::from_mins(1);
     exporter.connection.max_probe_interval = Duration::from_millis(50);
     exporter
 }
@@ -186,7 +189,7 @@ pub(crate) fn agent_config(owners: &[&Central]) -> Config {
     config.red.metrics_flush_interval = Duration::from_millis(100).into();
     config.telemetry.metrics.endpoint = String::from("127.0.0.1:0");
     config.health.endpoint = String::from("127.0.0.1:0");
-    config.shutdown_grace = Duration::from_secs(10);
+    config.shutdown_grace = Duration::from_mins(1);
     config
 }
 
@@ -216,8 +219,8 @@ impl Running {
         exporter.resolver.fixed = Some(StaticConfig { hostnames: vec![agent.grpc_addr().to_string()] });
         // The tests retry themselves, as a client does.
         exporter.retry_on_failure.enabled = false;
-        exporter.timeout = Duration::from_secs(20);
-        exporter.retry_on_failure.max_elapsed_time = Duration::from_secs(20);
+        exporter.timeout = Duration::from_mins(1);
+        exporter.retry_on_failure.max_elapsed_time = Duration::from_mins(1);
         let client = Destination::start("client", exporter, &Registry::new(), &Health::new(), None).unwrap();
         Self { registry, drain, http, client, task: tokio::spawn(agent.run()) }
     }

@@ -23,6 +23,25 @@ fn the_laptop_needs_no_file_and_stays_on_loopback() {
 }
 
 #[test]
+fn an_address_that_is_listened_on_twice_is_refused_with_both_keys() {
+    for (text, keys) in [
+        (
+            "receiver: {protocols: {grpc: {endpoint: '127.0.0.1:1'}, http: {endpoint: '0.0.0.0:1'}}}",
+            ["receiver.protocols.grpc.endpoint", "receiver.protocols.http.endpoint"],
+        ),
+        ("{exporters: {embedded: {}}, health: {endpoint: '127.0.0.1:14380'}}", ["health.endpoint", "console.endpoint"]),
+    ] {
+        let found = read(text).problems(Role::All);
+        assert!(found.iter().any(|problem| keys.iter().all(|key| problem.contains(key))), "{text}: {found:?}");
+    }
+    let unused = read("health: {endpoint: '127.0.0.1:14380'}").problems(Role::All);
+    assert!(
+        unused.iter().all(|problem| !problem.contains("console.endpoint")),
+        "without a store there is no page: {unused:?}"
+    );
+}
+
+#[test]
 fn the_effective_configuration_reads_back_as_itself() {
     for config in [Config::laptop(), Config::default()] {
         let again: Config = parse(&render(&config), &|_| None).unwrap();

@@ -144,6 +144,17 @@ async fn a_configuration_that_cannot_work_binds_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&folder, "all.sqlite");
     config.servicegraph.store.ttl = Duration::ZERO;
+    // Whoever bound a port before everything is checked would stumble over one that is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoints = [
+        &mut config.receiver.protocols.grpc.endpoint,
+        &mut config.receiver.protocols.http.endpoint,
+        &mut config.telemetry.metrics.endpoint,
+        &mut config.health.endpoint,
+    ];
+    for endpoint in endpoints {
+        *endpoint = taken.local_addr().unwrap().to_string();
+    }
     let error = Central::build(config, Role::All, Drain::new(Duration::from_secs(1))).await.err().unwrap();
     assert!(error.to_string().contains("servicegraph.store.ttl"), "{error}");
     assert!(!folder.path().join("all.sqlite").exists());

@@ -35,6 +35,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use check::nearest;
 pub use document::document;
 
 /// Exit code of a process whose configuration is wrong: `EX_USAGE` of sysexits.h, as for wrong

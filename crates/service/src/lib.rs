@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod drain;
 pub mod duration;
+pub mod endpoint;
 pub mod health;
 pub mod memory;
 pub mod metrics;

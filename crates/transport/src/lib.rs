@@ -88,6 +88,17 @@ impl Accepted {
         Self { rejected_items: 0, message: DUPLICATE.to_owned() }
     }
 
+    /// Adds something that the client has to know about what was taken; what it was told before is not repeated.
+    pub fn warn(&mut self, message: &str) {
+        if self.message.split("; ").any(|told| told == message) {
+            return;
+        }
+        if !self.message.is_empty() {
+            self.message.push_str("; ");
+        }
+        self.message.push_str(message);
+    }
+
     /// Whether this is [`Self::duplicate`].
     pub fn is_duplicate(&self) -> bool {
         self.rejected_items == 0 && self.message == DUPLICATE

@@ -116,6 +116,33 @@ async fn liveness_fails_with_the_name_of_the_worker_whose_task_died() {
 }
 
 #[tokio::test]
+async fn liveness_fails_while_a_worker_does_not_beat_and_recovers_when_it_does() {
+    let process = start().await;
+    let address = process.bound.health;
+    let stuck = process.health.worker("shard-0", Duration::from_millis(1));
+    stuck.ready(true, "");
+    let mut asked = 0;
+    while get(address, "/livez").await.0 == 200 {
+        asked += 1;
+        assert!(asked < 10_000, "a worker without a beat is found");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (status, body) = get(address, "/livez").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("shard-0: no heartbeat for ") && body.contains("expected one every 0.001s"), "{body}");
+    for page in ["/", "/readyz", "/healthz"] {
+        assert_eq!(get(address, page).await.0, 503, "{page}");
+    }
+    // Another of the same kind that beats is not taken for it.
+    let alive = process.health.worker("shard-1", Duration::from_hours(1));
+    alive.beat();
+    let (_, body) = get(address, "/livez").await;
+    assert!(!body.contains("shard-1"), "{body}");
+    stuck.finish();
+    assert_eq!(get(address, "/livez").await.0, 200);
+}
+
+#[tokio::test]
 async fn healthz_shows_every_component() {
     let process = start().await;
     process.health.component("receiver").ready(true, "");

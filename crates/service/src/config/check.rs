@@ -69,7 +69,7 @@ fn unknown(key: &str, shape: &Shape<'_>) -> String {
 }
 
 /// The known word with the smallest edit distance, if it is near enough to be meant.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
     let near = known.iter().map(|known| (strsim::osa_distance(&plain(word), &plain(known)), *known));
     let (distance, near) = near.min()?;

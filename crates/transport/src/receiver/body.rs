@@ -93,7 +93,7 @@ impl<'a> BodyReader<'a> {
             Poll::Ready(Some(Ok(frame))) => {
                 return Poll::Ready(Ok(Some(frame.into_data().unwrap_or_default())));
             }
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Fault::gone(&error))),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Fault::unreadable(&error))),
             Poll::Pending => {}
         }
         let received = self.received;
@@ -244,9 +244,15 @@ impl<'a> BodyReader<'a> {
     }
 }
 
-/// Grows the permit or tells that memory is in use.
+/// Grows the permit, or tells that memory is in use, or that there is not as much at all.
 pub(super) fn pay(bytes: usize, permit: &mut Permit) -> Result<(), Fault> {
-    if permit.grow(bytes) { Ok(()) } else { Err(Fault::memory()) }
+    if permit.grow(bytes) {
+        Ok(())
+    } else if permit.could_grow(bytes) {
+        Err(Fault::memory())
+    } else {
+        Err(Fault::too_large_for_memory(permit.limit()))
+    }
 }
 
 /// An empty buffer for `length` bytes that are paid for. A kept buffer may be wider: what it has more

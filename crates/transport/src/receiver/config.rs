@@ -266,8 +266,8 @@ impl Config {
         let grpc = &self.protocols.grpc;
         let http = &self.protocols.http;
         let http2 = &grpc.http2;
-        check(has_port(&grpc.endpoint), "protocols.grpc.endpoint", &grpc.endpoint, "an address like 0.0.0.0:4317");
-        check(has_port(&http.endpoint), "protocols.http.endpoint", &http.endpoint, "an address like 0.0.0.0:4318");
+        check(is_address(&grpc.endpoint), "protocols.grpc.endpoint", &grpc.endpoint, "an address like 0.0.0.0:4317");
+        check(is_address(&http.endpoint), "protocols.http.endpoint", &http.endpoint, "an address like 0.0.0.0:4318");
         let size = grpc.max_recv_msg_size_mib;
         check((1..=4095).contains(&size), "protocols.grpc.max_recv_msg_size_mib", &size, "between 1 and 4095");
         let size = http.max_request_body_size;
@@ -304,6 +304,16 @@ impl Config {
             &connections,
             "between 1 and 1048576",
         );
+        let memory = self.connections.connection_memory_mib;
+        check(memory != Some(0), "connections.connection_memory_mib", &0, "at least 1, or left out");
+        for origin in &http.cors.allowed_origins {
+            check(
+                origin.matches('*').count() < 2,
+                "protocols.http.cors.allowed_origins",
+                origin,
+                "text with one * at most",
+            );
+        }
         let threads = self.spread.threads;
         check(self.spread.is_possible(), "spread.threads", &threads, "0, or between 2 and 64");
         let body = &self.body;
@@ -317,9 +327,12 @@ impl Config {
     }
 }
 
-/// `host:port` with a number as the port.
-fn has_port(endpoint: &str) -> bool {
-    endpoint.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+/// `host:port`: an address (version 6 in brackets) or a name, and a number.
+fn is_address(endpoint: &str) -> bool {
+    let Some((host, port)) = endpoint.rsplit_once(':') else { return false };
+    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_name = !host.is_empty() && host.bytes().all(of_name);
+    port.parse::<u16>().is_ok() && (is_name || endpoint.parse::<std::net::SocketAddr>().is_ok())
 }
 
 #[cfg(test)]
@@ -352,6 +365,27 @@ mod tests {
         assert_eq!(grpc.keepalive.server_parameters.max_connection_age, Duration::from_secs(90));
         assert_eq!(config.protocols.http.cors.allowed_origins, ["*"]);
         assert_eq!(parse(&mirador_service::config::render(&config)), Ok(config));
+    }
+
+    #[test]
+    fn what_cannot_be_listened_on_or_let_anyone_in_is_named() {
+        for sound in ["0.0.0.0:4317", "[::]:4317", "localhost:0", "node-1.example:1", "127.0.0.1:65535"] {
+            assert!(is_address(sound), "{sound}");
+        }
+        for wrong in ["", ":4317", "4317", "a b:1", "[::1:1", "::1:1", "a:", "a:65536", "a:x", "http://a:1"] {
+            let mut config = Config::default();
+            config.protocols.http.endpoint = wrong.to_owned();
+            let problems = config.problems("receiver");
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(
+                problems[0].starts_with("receiver.protocols.http.endpoint: ") && problems[0].contains("0.0.0.0:4318")
+            );
+        }
+        let text =
+            "connections: {connection_memory_mib: 0}\nprotocols: {http: {cors: {allowed_origins: ['*.*', '*']}}}";
+        let problems = parse(text).expect("it is read").problems("receiver");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("connection_memory_mib") && problems[1].contains("*.* is not possible"));
     }
 
     #[test]

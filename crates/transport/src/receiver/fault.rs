@@ -4,6 +4,8 @@
 //! Never: carries a retry hint for a request that a repetition cannot help.
 
 use std::borrow::Cow;
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -57,9 +59,18 @@ impl Fault {
         }
     }
 
-    /// The connection broke under the body; the answer reaches no one.
-    pub(super) fn gone(error: &hyper::Error) -> Self {
-        Self::bad("client_gone", Code::Cancelled, format!("the body could not be read: {error}"))
+    /// The body cannot be read further: its chunks are none, or the connection broke under it and the answer
+    /// reaches no one.
+    pub(super) fn unreadable(error: &hyper::Error) -> Self {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        match cause.filter(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+            Some(cause) => Self::bad(
+                "transfer_encoding",
+                Code::Internal,
+                format!("the body is not chunked as HTTP/1.1 has it: {cause}"),
+            ),
+            None => Self::bad("client_gone", Code::Cancelled, format!("the body could not be read: {error}")),
+        }
     }
 
     /// Larger than the limit as it arrives.
@@ -81,6 +92,14 @@ impl Fault {
         Self::bad("too_large_decompressed", Code::ResourceExhausted, message)
     }
 
+    /// More than the whole byte budget, whoever else holds some of it.
+    pub(super) fn too_large_for_memory(limit: usize) -> Self {
+        let message = format!(
+            "the request needs more than the {limit} bytes that all requests together may hold here; send smaller batches"
+        );
+        Self::bad("too_large_for_memory", Code::ResourceExhausted, message)
+    }
+
     /// The compressed body is damaged.
     pub(super) fn corrupt(encoding: &'static str, error: impl std::fmt::Display) -> Self {
         Self::bad("encoding_corrupt", Code::Internal, format!("the body cannot be decompressed as {encoding}: {error}"))
@@ -92,14 +111,14 @@ impl Fault {
             reason: "not_configured",
             code: Code::Unimplemented,
             http: StatusCode::NOT_FOUND,
-            message: Cow::Owned(format!("{} are not configured here", kind.as_str())),
+            message: Cow::Owned(format!("requests of {} are not taken here", kind.as_str())),
             retry_after: None,
         }
     }
 
-    /// The body did not come: nothing is left to wait for.
+    /// The rest of the body does not come, or cannot be found: nothing is left to wait for.
     pub(super) fn ends_body(&self) -> bool {
-        matches!(self.reason, "body_timeout" | "body_stalled" | "client_gone")
+        matches!(self.reason, "body_timeout" | "body_stalled" | "client_gone" | "transfer_encoding")
     }
 
     /// The code in a `google.rpc.Status` over HTTP: a request at fault is `INVALID_ARGUMENT` there.

@@ -16,7 +16,7 @@ use super::body::{BodyReader, REQUEST_OVERHEAD};
 use super::connection::{Connection, via_agent};
 use super::decompress::{Encoding, decompress};
 use super::fault::Fault;
-use super::json;
+use super::json::{self, Transcoded};
 use super::metrics::{RequestMeter, Transport};
 use super::reply::{self, Format, Reply};
 use crate::{Accepted, Consume, Kind};
@@ -169,21 +169,33 @@ async fn settle<C: Consume>(
         body = decompress(encoding, body, limit, &mut permit).await?;
         permit.shrink_to(permit.bytes() - wire);
     }
+    let mut ignored = None;
     if call.format == Format::Json {
-        (body, permit) = from_json(call.signal, body, limit, permit).await?;
+        (Transcoded { body, ignored }, permit) = from_json(call.signal, body, limit, permit).await?;
     }
     meter.body(body.len());
-    connection.hand_over(Kind::Otlp(call.signal), body, call.via_agent, meter.transport(), permit).await
+    let kind = Kind::Otlp(call.signal);
+    let mut accepted = connection.hand_over(kind, body, call.via_agent, meter.transport(), permit).await?;
+    if let Some(ignored) = ignored {
+        meter.warned("json_snake_case");
+        accepted.warn(&ignored.to_string());
+    }
+    Ok(accepted)
 }
 
 /// Re-encodes JSON; both bodies are paid for until the first one is freed.
-async fn from_json(signal: Signal, json: Bytes, limit: usize, mut permit: Permit) -> Result<(Bytes, Permit), Fault> {
+async fn from_json(
+    signal: Signal,
+    json: Bytes,
+    limit: usize,
+    mut permit: Permit,
+) -> Result<(Transcoded, Permit), Fault> {
     let paid = permit.bytes();
     let convert = move || {
-        let body = json::to_protobuf(signal, &json, limit, &mut permit)?;
+        let transcoded = json::to_protobuf(signal, &json, limit, &mut permit)?;
         drop(json);
         permit.shrink_to(permit.bytes() - (paid - REQUEST_OVERHEAD));
-        Ok((body, permit))
+        Ok((transcoded, permit))
     };
     if paid < BLOCKING_JSON {
         return convert();

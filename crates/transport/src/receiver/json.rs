@@ -8,8 +8,12 @@
 //! Why not that crate's own decoder: it multiplies memory (three bytes of `{},` become a span of some
 //! 400), refuses what the mapping allows, and its result would have to be encoded again.
 //!
+//! A client that writes the names of the .proto files (`trace_id`) sends nothing that can be read, and by the
+//! mapping that is no error: it is told so in a warning ([`ignored`]).
+//!
 //! Never: uses more memory than input, output and one scratch string; output is paid for as it grows.
 
+mod ignored;
 mod scalar;
 mod schema;
 
@@ -21,6 +25,7 @@ use mirador_service::memory::Permit;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use tonic::Code;
 
+pub(super) use self::ignored::Ignored;
 use self::scalar::Scalar;
 use self::schema::{Field, Message, Type};
 use super::body::{pay, room};
@@ -30,21 +35,30 @@ use super::fault::Fault;
 /// Wire type of length-delimited fields.
 const LEN: u32 = 2;
 
+/// What JSON has become.
+#[derive(Debug)]
+pub(super) struct Transcoded {
+    /// Protobuf.
+    pub(super) body: Bytes,
+    /// The first key that was ignored although it was most likely meant.
+    pub(super) ignored: Option<Ignored>,
+}
+
 /// Re-encodes an export request of one signal; the output is at most `limit` bytes.
-pub(super) fn to_protobuf(signal: Signal, json: &[u8], limit: usize, permit: &mut Permit) -> Result<Bytes, Fault> {
+pub(super) fn to_protobuf(signal: Signal, json: &[u8], limit: usize, permit: &mut Permit) -> Result<Transcoded, Fault> {
     if json.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Bytes::new());
+        return Ok(Transcoded { body: Bytes::new(), ignored: None });
     }
     // Protobuf is about a third to two thirds of the JSON.
     let guess = (json.len() / 2).max(4 << 10);
     pay(guess, permit)?;
-    let mut writer = Writer { buffer: room(guess, permit), limit, permit, fault: None };
+    let mut writer = Writer { buffer: room(guess, permit), limit, permit, fault: None, ignored: None };
     let mut reader = serde_json::Deserializer::from_slice(json);
     let message = schema::request(signal);
     let read = MessageSeed { message, writer: &mut writer }.deserialize(&mut reader).and_then(|()| reader.end());
-    let Writer { buffer, fault, .. } = writer;
+    let Writer { buffer, fault, ignored, .. } = writer;
     match (read, fault) {
-        (Ok(()), _) => Ok(buffer::freeze(buffer)),
+        (Ok(()), _) => Ok(Transcoded { body: buffer::freeze(buffer), ignored }),
         (Err(_), Some(fault)) => Err(fault),
         (Err(error), None) => {
             Err(Fault::bad("json", Code::InvalidArgument, format!("the body is not OTLP/JSON: {error}")))
@@ -59,6 +73,8 @@ struct Writer<'a> {
     permit: &'a mut Permit,
     /// Why writing stopped, when the input is not to blame.
     fault: Option<Fault>,
+    /// As in [`Transcoded`].
+    ignored: Option<Ignored>,
 }
 
 impl Writer<'_> {
@@ -161,10 +177,12 @@ impl<'de> Visitor<'de> for MessageSeed<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(field) = map.next_key_seed(KeySeed(self.message))? {
-            match field {
-                Some(field) => map.next_value_seed(FieldSeed { field, writer: self.writer, element: false })?,
-                None => {
+        while let Some(key) = map.next_key_seed(KeySeed(self.message))? {
+            match key {
+                Key::Known(field) => map.next_value_seed(FieldSeed { field, writer: self.writer, element: false })?,
+                Key::Unknown(meant) => {
+                    let of = self.message;
+                    self.writer.ignored = self.writer.ignored.or(meant.map(|field| Ignored { field, of }));
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -173,11 +191,17 @@ impl<'de> Visitor<'de> for MessageSeed<'_, '_> {
     }
 }
 
-/// A key, looked up in a message; none when the message has no such field.
+/// A key, looked up in a message.
+enum Key {
+    Known(&'static Field),
+    /// No field of the message, with the one whose name in the .proto file it is.
+    Unknown(Option<&'static Field>),
+}
+
 struct KeySeed(&'static Message);
 
 impl<'de> DeserializeSeed<'de> for KeySeed {
-    type Value = Option<&'static Field>;
+    type Value = Key;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_identifier(self)
@@ -185,14 +209,18 @@ impl<'de> DeserializeSeed<'de> for KeySeed {
 }
 
 impl Visitor<'_> for KeySeed {
-    type Value = Option<&'static Field>;
+    type Value = Key;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "a key of {}", self.0.name)
     }
 
     fn visit_str<E: de::Error>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.fields.iter().find(|field| field.key == key))
+        let fields = self.0.fields;
+        Ok(match fields.iter().find(|field| field.key == key) {
+            Some(field) => Key::Known(field),
+            None => Key::Unknown(fields.iter().find(|field| ignored::is_proto_name(key, field.key))),
+        })
     }
 }
 

@@ -148,6 +148,7 @@ fn transport_index(transport: &str) -> usize {
 pub(super) struct Meters {
     cells: [[Cell; 2]; 5],
     reasons: Family<ReasonLabels, Counter>,
+    warnings: Family<ReasonLabels, Counter>,
     in_flight: [Gauge; 2],
     connections: Family<ListenerLabels, Gauge>,
     opened: Family<ListenerLabels, Counter>,
@@ -190,6 +191,11 @@ impl Meters {
                 "mirador_receiver_refused",
                 "Requests that were not taken, by reason; each is counted under one",
             ),
+            warnings: registry.counter_family(
+                "mirador_receiver_warnings",
+                "Requests that were taken and answered with a warning (a partial success without rejected items), by \
+                 reason; `json_snake_case`: a key of OTLP/JSON in snake case was ignored, as the specification asks",
+            ),
             in_flight: Transport::ALL
                 .map(|transport| in_flight.get_or_create_owned(&TransportLabels { transport: transport.as_str() })),
             connections: registry.gauge_family("mirador_receiver_connections", "Open connections by listener"),
@@ -213,7 +219,9 @@ impl Meters {
         };
         registry.declare_labels("mirador_receiver_thread_connections", &["thread"]);
         // Series of these appear with the first event; the documentation names their labels before.
-        registry.declare_labels("mirador_receiver_refused", &["kind", "transport", "reason"]);
+        for name in ["mirador_receiver_refused", "mirador_receiver_warnings"] {
+            registry.declare_labels(name, &["kind", "transport", "reason"]);
+        }
         for name in ["mirador_receiver_connections", "mirador_receiver_connections_opened"] {
             registry.declare_labels(name, &["listener"]);
         }
@@ -317,6 +325,11 @@ impl RequestMeter {
         self.settled = true;
     }
 
+    /// It was taken, and the client is told something about it.
+    pub(super) fn warned(&self, reason: &'static str) {
+        self.meters.warnings.get_or_create(&self.labels(reason)).inc();
+    }
+
     /// It was not taken.
     pub(super) fn refused(mut self, reason: &'static str) {
         let cell = self.meters.cell(self.kind, self.transport);
@@ -330,9 +343,12 @@ impl RequestMeter {
     }
 
     fn count_reason(&self, reason: &'static str) {
+        self.meters.reasons.get_or_create(&self.labels(reason)).inc();
+    }
+
+    fn labels(&self, reason: &'static str) -> ReasonLabels {
         let kind = self.kind.map_or(NO_KIND, Kind::as_str);
-        let labels = ReasonLabels { kind, transport: self.transport.as_str(), reason };
-        self.meters.reasons.get_or_create(&labels).inc();
+        ReasonLabels { kind, transport: self.transport.as_str(), reason }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Closing a socket that still receives makes the kernel send RST, which may overtake the answer. When
 //! an answer went out before the body had come, the close waits for the peer, briefly and reading into
-//! nothing (as nginx's `lingering_close`).
+//! nothing (as nginx's `lingering_close`): for as long as something comes, within limits.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
@@ -29,8 +29,10 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; AHEAD].into());
 }
 
-/// How long a close waits for the peer.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a close waits for a peer that sends nothing more.
+const LINGER_SILENT: Duration = Duration::from_secs(2);
+/// How long it waits for one that goes on sending.
+const LINGER: Duration = Duration::from_secs(10);
 /// What is read into nothing meanwhile.
 const LINGER_BYTES: usize = 64 << 20;
 
@@ -63,7 +65,27 @@ pub(super) struct Socket {
 
 struct Closing {
     timer: Pin<Box<Sleep>>,
+    patience: Patience,
+}
+
+/// What a close still waits for.
+#[derive(Debug)]
+struct Patience {
+    /// The end, whatever comes.
+    until: Instant,
     left: usize,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self { until: now + LINGER, left: LINGER_BYTES }
+    }
+
+    /// When the peer has to have sent more; none when it is not waited for any longer.
+    fn next(&mut self, now: Instant, read: usize) -> Option<Instant> {
+        self.left = self.left.checked_sub(read)?;
+        (now < self.until).then(|| self.until.min(now + LINGER_SILENT))
+    }
 }
 
 impl Socket {
@@ -133,18 +155,38 @@ impl AsyncWrite for Socket {
                 return Poll::Ready(Ok(()));
             }
         }
-        let closing = this
-            .closing
-            .get_or_insert_with(|| Closing { timer: Box::pin(tokio::time::sleep(LINGER)), left: LINGER_BYTES });
+        let closing = this.closing.get_or_insert_with(|| Closing {
+            timer: Box::pin(tokio::time::sleep(LINGER_SILENT)),
+            patience: Patience::new(Instant::now()),
+        });
         let mut scratch = [0_u8; 16 << 10];
-        while closing.left > 0 && closing.timer.as_mut().poll(cx).is_pending() {
+        while closing.timer.as_mut().poll(cx).is_pending() {
             let mut buf = ReadBuf::new(&mut scratch);
             ready!(either!(&mut this.stream, poll_read, cx, &mut buf))?;
-            match buf.filled().len() {
-                0 => break,
-                n => closing.left = closing.left.saturating_sub(n),
+            let read = buf.filled().len();
+            match closing.patience.next(Instant::now(), read).filter(|_| read > 0) {
+                Some(until) => closing.timer.as_mut().reset(until),
+                None => break,
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_waits_for_a_peer_that_goes_on_and_not_without_end() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut patience = Patience::new(start);
+        assert_eq!(patience.next(at(1), 10), Some(at(3)));
+        assert_eq!(patience.next(at(9), 10), Some(at(10)), "no longer than in all");
+        assert_eq!(patience.next(at(10), 10), None);
+        let mut patience = Patience::new(start);
+        assert_eq!(patience.next(at(0), LINGER_BYTES), Some(at(2)));
+        assert_eq!(patience.next(at(0), 1), None, "not more than is read into nothing");
     }
 }

@@ -22,6 +22,29 @@ pub use super::k8s::{IpFamily, K8sConfig, PortRef};
 /// The port that is dialled for an owner whose name carries none.
 pub const DEFAULT_PORT: u16 = 4317;
 
+/// Headers that the sender sets itself, and those that HTTP/2 forbids (RFC 9113 §8.2.2): with one of them
+/// every request would fail.
+const RESERVED_HEADERS: [&str; 13] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "grpc-encoding",
+    "grpc-timeout",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    crate::AGENT_HEADER,
+];
+
+/// What is dialled for a hostname of [`StaticConfig`]: it with [`DEFAULT_PORT`] when it names no port.
+pub fn dialled(hostname: &str) -> String {
+    super::resolver::authority(hostname).map_or_else(|| hostname.to_owned(), |authority| authority.to_string())
+}
+
 /// Where one kind of data goes, who owns which part of it, and how it is sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -101,7 +124,8 @@ pub struct DnsConfig {
     /// The port of every owner. Unset: 4317 is dialled and the ring members carry no port, as in the collector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// How often the name is looked up. Default 5s.
+    /// How often the name is looked up; the time to live of an answer is not looked at, as in the collector.
+    /// One empty answer changes nothing, the second in a row leaves no owner. Default 5s.
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "GoDuration")]
     pub interval: Duration,
@@ -215,8 +239,6 @@ pub struct ConnectionConfig {
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "GoDuration")]
     pub keepalive_timeout: Duration,
-    /// Bytes that wait in the HTTP/2 layer for one stream. Default 1048576.
-    pub max_send_buffer_bytes: u32,
 }
 
 impl Default for ConnectionConfig {
@@ -226,7 +248,6 @@ impl Default for ConnectionConfig {
             max_probe_interval: Duration::from_secs(5),
             keepalive_time: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
-            max_send_buffer_bytes: 1 << 20,
         }
     }
 }
@@ -251,6 +272,9 @@ impl Config {
         for (name, value) in &self.headers {
             if HeaderName::try_from(name).is_err() {
                 found.push(format!("headers: `{name}` is not a valid header name"));
+            }
+            if RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
+                found.push(format!("headers: `{name}` cannot be set: it belongs to the protocol, leave it out"));
             }
             if HeaderValue::try_from(value.reveal()).is_err() {
                 found.push(format!("headers.{name}: the value is not a valid header value"));
@@ -292,7 +316,12 @@ impl ResolverConfig {
                 if fixed.hostnames.is_empty() {
                     found.push("resolver.static.hostnames is empty: name at least one host:port".to_owned());
                 }
-                for name in &fixed.hostnames {
+                for (at, name) in fixed.hostnames.iter().enumerate() {
+                    if fixed.hostnames[..at].contains(name) {
+                        found.push(format!(
+                            "resolver.static.hostnames: `{name}` stands there twice: name each owner once"
+                        ));
+                    }
                     if super::resolver::authority(name).is_none() {
                         found.push(format!(
                             "resolver.static.hostnames: `{name}` is not host or host:port (no scheme, IPv6 in brackets)"
@@ -303,6 +332,16 @@ impl ResolverConfig {
             (None, Some(dns), None) => {
                 if dns.hostname.is_empty() {
                     found.push("resolver.dns.hostname is empty: name the host to look up".to_owned());
+                } else if dns.hostname.contains(|c: char| c == ':' || c == '/' || c.is_whitespace()) {
+                    found.push(format!(
+                        "resolver.dns.hostname: `{}` is not a host name; the port is set by resolver.dns.port",
+                        dns.hostname
+                    ));
+                }
+                if dns.port == Some(0) {
+                    found.push(
+                        "resolver.dns.port is 0: name the port of the owners, or leave it out for 4317".to_owned(),
+                    );
                 }
                 positive(found, "resolver.dns.interval", dns.interval);
                 positive(found, "resolver.dns.timeout", dns.timeout);
@@ -349,5 +388,50 @@ impl SendRetryConfig {
 fn positive(found: &mut Vec<String>, key: &str, value: Duration) {
     if value.is_zero() {
         found.push(format!("{key} is 0s: it must be longer"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        mirador_service::config::parse::<Config>(text, &|_| None).expect("it is read").problems()
+    }
+
+    #[test]
+    fn the_defaults_are_sound() {
+        assert_eq!(problems("{}"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_with_its_key() {
+        for (text, key, part) in [
+            (
+                "resolver: {static: {hostnames: [a:1, b:1, a:1]}}",
+                "resolver.static.hostnames",
+                "`a:1` stands there twice",
+            ),
+            ("resolver: {static: {hostnames: []}}", "resolver.static.hostnames", "empty"),
+            ("resolver: {dns: {hostname: 'central:4317'}}", "resolver.dns.hostname", "resolver.dns.port"),
+            ("resolver: {dns: {hostname: 'a b'}}", "resolver.dns.hostname", "a b"),
+            ("resolver: {dns: {hostname: a, port: 0}}", "resolver.dns.port", "4317"),
+            ("headers: {Connection: close}", "headers", "`Connection`"),
+            ("headers: {grpc-timeout: 1S}", "headers", "`grpc-timeout`"),
+            ("headers: {x-mirador-agent: me}", "headers", "`x-mirador-agent`"),
+            ("timeout: 0s", "timeout", "0s"),
+        ] {
+            let found = problems(text);
+            assert_eq!(found.len(), 1, "{text}: {found:?}");
+            assert!(found[0].starts_with(key) && found[0].contains(part), "{text}: {found:?}");
+        }
+        assert_eq!(problems("headers: {authorization: a, user-agent: b}"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_host_without_a_port_is_dialled_on_the_default_one() {
+        for (hostname, dialled_at) in [("central", "central:4317"), ("a:1", "a:1"), ("[fd00::1]", "[fd00::1]:4317")] {
+            assert_eq!(dialled(hostname), dialled_at);
+        }
     }
 }

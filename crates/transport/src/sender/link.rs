@@ -126,7 +126,6 @@ async fn open(owner: &Owner, dial: &Dial) -> Result<Opened, String> {
             .initial_window_size(ANSWER_WINDOW)
             .initial_connection_window_size(ANSWER_WINDOW)
             .max_header_list_size(ANSWER_HEADERS)
-            .max_send_buffer_size(config.max_send_buffer_bytes as usize)
             .handshake(socket.clone())
             .await
             .map_err(|error| format!("HTTP/2 handshake: {error}"))?;

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::uri::Authority;
 
 use super::config::{DEFAULT_PORT, DnsConfig};
+use crate::outgoing;
 
 /// Empty answers in a row that it takes to believe that nobody is left.
 const EMPTY_ANSWERS: u32 = 2;
@@ -81,12 +82,12 @@ impl Membership {
 /// Looks the name up once.
 pub(super) async fn lookup(config: &DnsConfig) -> Answer {
     let port = config.port.unwrap_or(DEFAULT_PORT);
-    let query = tokio::net::lookup_host((config.hostname.as_str(), port));
+    let query = outgoing::look_up(format!("{}:{port}", config.hostname));
     match tokio::time::timeout(config.timeout, query).await {
         Err(_) => Answer::Failed(format!("no answer within {:?}", config.timeout)),
         Ok(Err(error)) => classify(&error.to_string()),
         Ok(Ok(found)) => {
-            let members: Vec<String> = found.map(|address| member(address, config.port)).collect();
+            let members: Vec<String> = found.into_iter().map(|address| member(address, config.port)).collect();
             if members.is_empty() { Answer::Empty } else { Answer::Members(members) }
         }
     }

@@ -310,6 +310,47 @@ async fn a_partial_success_is_told_in_the_format_of_the_request() {
 }
 
 #[tokio::test]
+async fn a_key_in_snake_case_is_ignored_and_the_client_is_told() {
+    let rig = Rig::start().await;
+    let mut client = H1::connect(rig.http).await;
+    let partial = |answer: &crate::rig::Answer| -> serde_json::Value {
+        assert_eq!(answer.status, 200);
+        serde_json::from_slice(&answer.body).expect("JSON")
+    };
+    for (path, field, key, known) in [
+        ("/v1/traces", "rejectedSpans", "resource_spans", "resourceSpans"),
+        ("/v1/metrics", "rejectedDataPoints", "resource_metrics", "resourceMetrics"),
+        ("/v1/logs", "rejectedLogRecords", "resource_logs", "resourceLogs"),
+    ] {
+        let body = format!(r#"{{"{key}":[{{}}]}}"#);
+        let response = partial(&client.send("POST", path, &[JSON], body.as_bytes()).await);
+        assert_eq!(response["partialSuccess"][field], "0", "{response}");
+        let message = response["partialSuccess"]["errorMessage"].as_str().expect("a text");
+        assert!(message.contains(key) && message.contains(known), "{message}");
+        assert!(rig.given().remove(0).body.is_empty(), "what is unknown is not handed on");
+    }
+    // Behind what the consumer itself has to say.
+    rig.behave(Behaviour::Accept(Accepted { rejected_items: 4, message: "four are too old".to_owned() }));
+    let span = format!(r#"{{"name":"{}","trace_id":"00"}}"#, "x".repeat(100));
+    let body = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}"#);
+    let response = partial(&client.send("POST", "/v1/traces", &[JSON], body.as_bytes()).await);
+    let partial_success = &response["partialSuccess"];
+    let message = partial_success["errorMessage"].as_str().expect("a text");
+    assert_eq!(partial_success["rejectedSpans"], "4");
+    assert!(message.starts_with("four are too old; ") && message.contains("traceId"), "{message}");
+    // A key that is unknown in any spelling is ignored without a word, and a refusal has its own words.
+    rig.behave(Behaviour::Parse);
+    let answer = client.send("POST", "/v1/traces", &[JSON], br#"{"resourceSpans":[],"future_key":1}"#).await;
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"{}"[..]));
+    rig.behave(Behaviour::Refuse(refusal(Code::Unavailable, None)));
+    assert_eq!(client.send("POST", "/v1/traces", &[JSON], br#"{"resource_spans":[]}"#).await.status, 503);
+    let warned = |kind: &str| rig.count("mirador_receiver_warnings_total", &[kind, "reason=\"json_snake_case\""]);
+    assert_eq!([warned("traces"), warned("metrics"), warned("logs")], [2, 1, 1]);
+    assert_eq!((rig.refused("test"), rig.refused_in_all()), (1, 1));
+    rig.settled().await;
+}
+
+#[tokio::test]
 async fn a_signal_that_is_not_configured_is_not_found() {
     let rig = Rig::taking(config(), 1 << 20, &[Kind::Otlp(Signal::Traces)]).await;
     let mut client = H1::connect(rig.http).await;
@@ -353,6 +394,22 @@ async fn a_body_of_unknown_length_is_read_up_to_the_limit() {
     assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
     drop(flood.await);
     assert_eq!(rig.refused("too_large"), 1);
+    rig.settled().await;
+}
+
+#[tokio::test]
+async fn chunks_that_are_none_are_refused_and_end_the_connection() {
+    let rig = Rig::start().await;
+    let chunked = head("POST", "/v1/traces", &[PROTOBUF, ("transfer-encoding", "chunked")]) + "\r\n";
+    for (count, chunks) in ["zz\r\n", "fffffffffffffffff\r\n", "3\r\nabcd\r\n"].iter().enumerate() {
+        let mut client = H1::connect(rig.http).await;
+        client.write((chunked.clone() + chunks).as_bytes()).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{chunks:?}: {answer:?}");
+        assert!(answer.rpc_status().message.contains("chunked"), "{answer:?}");
+        assert_eq!((rig.refused("transfer_encoding"), rig.refused_in_all()), (count as u64 + 1, count as u64 + 1));
+        client.closed().await;
+    }
     rig.settled().await;
 }
 

@@ -132,15 +132,20 @@ fn a_bomb_costs_no_more_than_the_limit() {
 }
 
 #[test]
-fn an_exhausted_budget_asks_to_come_back() {
+fn an_exhausted_budget_asks_to_come_back_and_one_that_is_too_small_does_not() {
     let data = text(500_000);
-    let budget = Budget::new(200 << 10);
-    for (name, encoding, input) in variants(&data).into_iter().skip(1) {
-        let fault = run(encoding, &input, 16 << 20, &budget).expect_err(name);
-        assert_eq!(fault.reason, "memory", "{name}");
-        assert!(fault.retry_after.is_some());
+    let small = 200 << 10;
+    for (others, reason) in [(16 << 20, "memory"), (0, "too_large_for_memory")] {
+        let budget = Budget::new(small + others);
+        let held = budget.try_acquire(others).expect("it is free");
+        for (name, encoding, input) in variants(&data).into_iter().skip(1) {
+            let fault = run(encoding, &input, 16 << 20, &budget).expect_err(name);
+            assert_eq!((fault.reason, fault.retry_after.is_some()), (reason, reason == "memory"), "{name}");
+            assert_eq!(fault.http.as_u16(), if reason == "memory" { 503 } else { 400 });
+        }
+        drop(held);
+        assert_eq!(budget.used(), 0);
     }
-    assert_eq!(budget.used(), 0);
 }
 
 #[test]

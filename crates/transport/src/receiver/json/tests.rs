@@ -21,14 +21,23 @@ use super::*;
 
 const LIMIT: usize = 1 << 20;
 
-fn convert(signal: Signal, json: &str) -> Result<Bytes, Fault> {
+fn transcode(signal: Signal, json: &str) -> Result<Transcoded, Fault> {
     let budget = Budget::new(8 << 20);
     let mut permit = budget.try_acquire(json.len()).expect("it is free");
     let output = to_protobuf(signal, json.as_bytes(), LIMIT, &mut permit)?;
-    assert!(permit.bytes() >= json.len() + output.len());
+    assert!(permit.bytes() >= json.len() + output.body.len());
     drop(permit);
     assert_eq!(budget.used(), 0);
     Ok(output)
+}
+
+fn convert(signal: Signal, json: &str) -> Result<Bytes, Fault> {
+    transcode(signal, json).map(|output| output.body)
+}
+
+/// The warning that a client gets.
+fn warning(signal: Signal, json: &str) -> Option<String> {
+    transcode(signal, json).expect(json).ignored.map(|ignored| ignored.to_string())
 }
 
 fn traces(json: &str) -> ExportTraceServiceRequest {
@@ -121,6 +130,32 @@ fn unknown_keys_and_null_are_absent_whatever_they_hold() {
 }
 
 #[test]
+fn the_first_key_in_snake_case_is_named_and_other_unknown_keys_are_not() {
+    for quiet in [
+        "",
+        "{}",
+        r#"{"unknown":[],"resourcespans":[],"ResourceSpans":[],"resource-spans":[]}"#,
+        r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"00","future_key":1,"status":{"unknown_key":1}}]}]}]}"#,
+        // What an unknown key holds is not looked at.
+        r#"{"x":{"resource_spans":[{"scope_spans":[]}]}}"#,
+    ] {
+        assert_eq!(warning(Signal::Traces, quiet), None, "{quiet}");
+    }
+    let told = warning(Signal::Traces, r#"{"resource_spans":[{"scope_spans":[]}]}"#).expect("it is told");
+    assert!(told.contains(r#""resource_spans""#) && told.contains(r#""resourceSpans""#), "{told}");
+    let span = r#"{"traceId":"00","x":1,"start_time_unix_nano":1,"span_id":"00"}"#;
+    let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}],"schema_url":""}}]}}"#);
+    let told = warning(Signal::Traces, &json).expect("it is told");
+    assert!(told.contains(r#""start_time_unix_nano" (span)"#) && told.contains(r#""startTimeUnixNano""#), "{told}");
+    let point = r#"{"as_int":1}"#;
+    let json = format!(
+        r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"gauge":{{"dataPoints":[{point}]}}}}]}}]}}]}}"#
+    );
+    assert!(warning(Signal::Metrics, &json).expect("it is told").contains("as_int"));
+    assert!(warning(Signal::Logs, r#"{"resourceLogs":[],"resource_logs":[]}"#).is_some());
+}
+
+#[test]
 fn escaped_keys_and_text_are_unescaped() {
     assert_eq!(span(r#"{"n\u0061me":"a\"\u00e9\ud83d\ude00\n"}"#).name, "a\"\u{e9}\u{1f600}\n");
 }
@@ -172,13 +207,15 @@ fn the_output_is_limited_and_paid_for() {
         r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"histogram":{{"dataPoints":[{{"bucketCounts":[{counts}]}}]}}}}]}}]}}]}}"#
     );
     assert_eq!(convert(Signal::Metrics, &json).expect_err("1.8 MB").reason, "too_large_decompressed");
-    let budget = Budget::new(1 << 20);
-    let mut permit = budget.try_acquire(json.len()).expect("it is free");
-    let fault = to_protobuf(Signal::Metrics, json.as_bytes(), 64 << 20, &mut permit).expect_err("no room");
-    assert_eq!(fault.reason, "memory");
-    assert!(fault.retry_after.is_some());
-    drop(permit);
-    assert_eq!(budget.used(), 0);
+    for (others, reason) in [(15 << 20, "memory"), (0, "too_large_for_memory")] {
+        let budget = Budget::new((1 << 20) + others);
+        let held = budget.try_acquire(others).expect("it is free");
+        let mut permit = budget.try_acquire(json.len()).expect("it is free");
+        let fault = to_protobuf(Signal::Metrics, json.as_bytes(), 64 << 20, &mut permit).expect_err("no room");
+        assert_eq!((fault.reason, fault.retry_after.is_some()), (reason, reason == "memory"));
+        drop((permit, held));
+        assert_eq!(budget.used(), 0);
+    }
 }
 
 fn any_value() -> impl Strategy<Value = AnyValue> {
