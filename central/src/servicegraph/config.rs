@@ -57,7 +57,8 @@ pub struct StoreConfig {
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "String")]
     pub remember: Duration,
-    /// Most spans that are remembered at a time, twice 20 bytes each; beyond it they are forgotten sooner.
+    /// Most spans that are remembered at a time, twice 20 bytes each; beyond it they are forgotten sooner, and counted.
+    /// The default reaches 100s back at 10,000 client and server spans a second.
     pub max_remembered: usize,
 }
 
@@ -70,6 +71,13 @@ pub struct ExemplarsConfig {
     /// Most exemplars of a histogram in one flush.
     pub max_per_data_point: usize,
 }
+
+/// Most bounds of a histogram, as for span metrics.
+const MAX_BOUNDS: usize = 256;
+/// Most dimensions: each is up to two labels of every series.
+const MAX_DIMENSIONS: usize = 32;
+/// Most exemplars of a histogram in one flush.
+const MAX_EXEMPLARS: usize = 100;
 
 /// The connector's default bounds, in milliseconds.
 pub(crate) const BUCKETS_MS: [u64; 16] =
@@ -125,6 +133,21 @@ impl Config {
         if bounds.is_empty() || bounds.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
             problems.push("servicegraph.latency_histogram_buckets: must be a non-empty ascending list".to_owned());
         }
+        if bounds.len() > MAX_BOUNDS {
+            problems.push(format!(
+                "servicegraph.latency_histogram_buckets: has {} bounds, use at most {MAX_BOUNDS}",
+                bounds.len()
+            ));
+        }
+        problems.extend(self.dimension_problem());
+        let exemplars = &self.exemplars;
+        if exemplars.enabled && !(1..=MAX_EXEMPLARS).contains(&exemplars.max_per_data_point) {
+            problems.push(format!(
+                "servicegraph.exemplars.max_per_data_point: {} is not in 1..{MAX_EXEMPLARS} (exemplars.enabled: false \
+                 switches them off)",
+                exemplars.max_per_data_point
+            ));
+        }
         if self.store.ttl.is_zero() {
             problems.push("servicegraph.store.ttl: 0s pairs nothing, use a duration like 10s".to_owned());
         }
@@ -143,6 +166,18 @@ impl Config {
         problems
     }
 
+    /// A label that would be there twice is no label.
+    fn dimension_problem(&self) -> Option<String> {
+        let names = &self.dimensions;
+        if names.len() > MAX_DIMENSIONS {
+            return Some(format!("servicegraph.dimensions: has {} names, use at most {MAX_DIMENSIONS}", names.len()));
+        }
+        let (at, name) = names.iter().enumerate().find(|(at, name)| name.is_empty() || names[..*at].contains(name))?;
+        Some(format!(
+            "servicegraph.dimensions[{at}]: {name:?} is empty or there before, use each attribute's name once"
+        ))
+    }
+
     /// Whether an unanswered client span becomes an edge to a virtual node.
     pub(crate) fn has_virtual_nodes(&self) -> bool {
         !self.virtual_node_peer_attributes.is_empty()
@@ -150,5 +185,32 @@ impl Config {
 
     pub(crate) fn bounds_nanos(&self) -> Vec<u64> {
         self.latency_histogram_buckets.iter().map(|bound| bound.0.as_nanos() as u64).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_series_could_be_made_of_is_named_with_its_key_and_value() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let default = Config::default;
+        assert_eq!(default().problems(), Vec::<String>::new());
+        let bounds = |bounds: std::ops::Range<u64>| bounds.map(|ms| GoDuration(Duration::from_millis(ms))).collect();
+        let none = ExemplarsConfig { enabled: true, max_per_data_point: 0 };
+        for (config, expected) in [
+            (Config { dimensions: names(&["zone", "tier", "zone"]), ..default() }, "dimensions[2]: \"zone\""),
+            (Config { dimensions: names(&[""]), ..default() }, "dimensions[0]: \"\""),
+            (Config { dimensions: vec!["x".to_owned(); 33], ..default() }, "33 names, use at most 32"),
+            (Config { latency_histogram_buckets: bounds(1..258), ..default() }, "257 bounds, use at most 256"),
+            (Config { latency_histogram_buckets: bounds(1..1), ..default() }, "non-empty"),
+            (Config { exemplars: none, ..default() }, "max_per_data_point: 0"),
+        ] {
+            let problems = config.problems();
+            assert!(problems.len() == 1 && problems[0].contains(expected), "{expected}: {problems:?}");
+        }
+        let off = ExemplarsConfig { enabled: false, max_per_data_point: 0 };
+        assert_eq!(Config { exemplars: off, ..default() }.problems(), Vec::<String>::new());
     }
 }

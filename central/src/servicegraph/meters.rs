@@ -20,6 +20,7 @@ pub(super) struct Meters {
     unpaired: Family<Labels, Counter>,
     skipped: Family<Labels, Counter>,
     pub(super) duplicates: Counter,
+    pub(super) forgotten: Counter,
     waiting: Family<Labels, Gauge>,
     pub(super) series: Gauge,
     pub(super) overflowed: Counter,
@@ -51,6 +52,11 @@ impl Meters {
             duplicates: registry.counter(
                 "mirador_servicegraph_duplicate_spans",
                 "Sides of edges that had been counted before and changed nothing: spans that were sent again.",
+            ),
+            forgotten: registry.counter(
+                "mirador_servicegraph_forgotten_spans",
+                "Spans that were remembered for less than store.remember because of store.max_remembered: sent again \
+                 after that, they would be counted again.",
             ),
             waiting: registry
                 .gauge_family("mirador_servicegraph_waiting_spans", "Spans that wait for their other side, by shard."),

@@ -84,6 +84,11 @@ impl Pairing {
         self.halves == 0
     }
 
+    /// Halves that were forgotten before their time, for want of room, since the last call.
+    pub fn take_forgotten(&mut self) -> u64 {
+        self.seen.take_early()
+    }
+
     /// Takes one half.
     pub fn push(&mut self, half: Half, now: u64, out: &mut impl FnMut(Outcome)) {
         self.expire(now, out);

@@ -15,12 +15,14 @@ pub struct Seen {
     limit: usize,
     span_nanos: u64,
     turned_at: u64,
+    /// Fingerprints that had to go although they were younger than the span, or may have been.
+    early: u64,
 }
 
 impl Seen {
     /// Remembers at least `limit` fingerprints or `span_nanos`, whichever is less.
     pub fn new(limit: usize, span_nanos: u64) -> Self {
-        Self { young: HashSet::new(), old: HashSet::new(), limit: limit.max(1), span_nanos, turned_at: 0 }
+        Self { young: HashSet::new(), old: HashSet::new(), limit: limit.max(1), span_nanos, turned_at: 0, early: 0 }
     }
 
     /// Whether the fingerprint is remembered.
@@ -44,6 +46,11 @@ impl Seen {
         self.len() == 0
     }
 
+    /// Fingerprints that were forgotten for want of room since the last call.
+    pub fn take_early(&mut self) -> u64 {
+        std::mem::take(&mut self.early)
+    }
+
     /// Everything that is remembered.
     pub fn export(&self, now: u64) -> Generations {
         Generations {
@@ -62,8 +69,10 @@ impl Seen {
 
     /// Drops the older generation when the younger one is full or old enough to stand alone.
     pub fn turn(&mut self, now: u64) {
-        if self.young.len() >= self.limit || now.saturating_sub(self.turned_at) >= self.span_nanos {
+        let is_old = now.saturating_sub(self.turned_at) >= self.span_nanos;
+        if self.young.len() >= self.limit || is_old {
             std::mem::swap(&mut self.old, &mut self.young);
+            self.early += if is_old { 0 } else { self.young.len() as u64 };
             self.young.clear();
             self.young.shrink_to(self.old.len());
             self.turned_at = now;
@@ -86,6 +95,7 @@ mod tests {
         seen.insert(4, 360);
         assert!(!seen.contains(1));
         assert!(seen.contains(3));
+        assert_eq!(seen.take_early(), 0);
     }
 
     #[test]
@@ -98,5 +108,7 @@ mod tests {
             assert!(remembered.clone().all(|one| seen.contains(one)), "the last ten stay");
         }
         assert!(!seen.contains(900));
+        assert_eq!(seen.take_early() + seen.len() as u64, 1000, "each that was forgotten is counted");
+        assert_eq!(seen.take_early(), 0);
     }
 }

@@ -85,19 +85,23 @@ impl EdgeSeries {
     /// Begins a flush of these series; ask [`Self::request`] for [`ROWS_PER_REQUEST`] of them at a time.
     pub fn begin_flush(&mut self, now_unix_nano: u64) -> (Flush, Vec<SeriesKey>) {
         let flush = self.series.begin_flush(now_unix_nano);
-        let mut keys: Vec<_> = self.series.keys().cloned().collect();
+        let max = self.rules.max_exemplars;
+        let mut keys = Vec::with_capacity(self.series.len());
+        for (key, counted) in self.series.carried(flush) {
+            counted.begin_flush(max);
+            keys.push(key.clone());
+        }
         keys.sort_unstable();
         (flush, keys)
     }
 
-    /// The export request of some series of a flush. Their exemplars leave with it for good.
+    /// The export request of some series of a flush.
     pub fn request(&mut self, flush: Flush, keys: &[SeriesKey]) -> Bytes {
         let rows: Vec<_> = keys.iter().filter_map(|key| self.series.row(flush, key)).collect();
         let request = self.encode(flush, &rows);
         for key in keys {
             if let Some(counted) = self.series.value_mut(key) {
-                counted.client.exemplars.clear();
-                counted.server.exemplars.clear();
+                counted.end_flush();
             }
         }
         request
@@ -105,6 +109,7 @@ impl EdgeSeries {
 
     /// The flush has been taken.
     pub fn confirm(&mut self, flush: Flush) {
+        self.series.carried(flush).for_each(|(_, counted)| counted.confirm());
         self.series.confirm(flush);
     }
 

@@ -75,6 +75,7 @@ impl Shard {
                 () = tokio::time::sleep(sleep) => self.expire(),
             }
             self.waiting.set(self.pairing.len() as i64);
+            self.meters.forgotten.inc_by(self.pairing.take_forgotten());
             component.beat();
         }
     }

@@ -54,6 +54,8 @@ pub struct Latency {
     pub sum_nanos: u128,
     /// The first few since the last flush, each with the trace at the other end of the edge.
     pub exemplars: Vec<(Measure, Option<[u8; 16]>)>,
+    /// Those of the last flush, until it is taken.
+    sent: Vec<(Measure, Option<[u8; 16]>)>,
 }
 
 impl Latency {
@@ -76,7 +78,34 @@ impl Latency {
     }
 }
 
+impl Latency {
+    /// A flush begins: the exemplars of one that was not taken leave again, before newer ones.
+    fn begin_flush(&mut self, max_exemplars: usize) {
+        let newer = std::mem::replace(&mut self.exemplars, std::mem::take(&mut self.sent));
+        let room = max_exemplars.saturating_sub(self.exemplars.len());
+        self.exemplars.extend(newer.into_iter().take(room));
+    }
+}
+
 impl Counted {
+    /// A flush begins that will show this.
+    pub fn begin_flush(&mut self, max_exemplars: usize) {
+        self.client.begin_flush(max_exemplars);
+        self.server.begin_flush(max_exemplars);
+    }
+
+    /// A request with this has been made.
+    pub fn end_flush(&mut self) {
+        self.client.sent = std::mem::take(&mut self.client.exemplars);
+        self.server.sent = std::mem::take(&mut self.server.exemplars);
+    }
+
+    /// The flush that showed this has been taken.
+    pub fn confirm(&mut self) {
+        self.client.sent = Vec::new();
+        self.server.sent = Vec::new();
+    }
+
     /// Adds what another tally counted for the same series.
     pub fn merge(&mut self, other: Self, max_exemplars: usize) {
         self.total += other.total;

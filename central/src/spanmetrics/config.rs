@@ -9,6 +9,8 @@ use mirador_sketch::{BuiltIn, Dimension, ExemplarsConfig, Histogram};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::series::percent;
+
 /// How RED deltas become cumulative series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -24,7 +26,7 @@ pub struct Config {
     pub exclude_dimensions: Vec<BuiltIn>,
     /// Most series; what does not fit is counted in one series `otel.metric.overflow=true`.
     pub aggregation_cardinality_limit: usize,
-    /// Exemplars of calls and durations.
+    /// Exemplars of calls and durations, whoever counted the spans.
     pub exemplars: ExemplarsConfig,
     /// How often metrics leave, at least 100ms.
     #[serde(with = "mirador_service::duration")]
@@ -42,7 +44,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantilesConfig {
-    /// Shares between 0 and 1. An empty list turns the gauges off and saves their memory.
+    /// Shares between 0 and 1, each once. An empty list turns the gauges off and saves their memory.
     pub values: Vec<f64>,
     /// How many of the last flush intervals a gauge looks back on.
     pub windows: usize,
@@ -80,6 +82,11 @@ impl Config {
         if let Some(value) = self.quantiles.values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
             problems.push(format!("spanmetrics.quantiles.values: {value} is not a share, use one from 0 to 1"));
         }
+        let names: Vec<_> = self.quantiles.values.iter().map(|share| percent(*share)).collect();
+        if let Some((at, name)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            let value = self.quantiles.values[at];
+            problems.push(format!("spanmetrics.quantiles.values: {value} is p{name} a second time, use each once"));
+        }
         if self.quantiles.windows == 0 || self.quantiles.windows > 240 {
             problems.push(format!("spanmetrics.quantiles.windows: {} is not in 1..240", self.quantiles.windows));
         }
@@ -98,5 +105,23 @@ impl Config {
             metrics_flush_interval: GoDuration(self.metrics_flush_interval),
             ..mirador_sketch::Config::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_a_share_and_has_one_gauge() {
+        let problems = |values: &[f64]| {
+            let quantiles = QuantilesConfig { values: values.to_vec(), ..QuantilesConfig::default() };
+            Config { quantiles, ..Config::default() }.problems()
+        };
+        assert!(problems(&[]).is_empty() && problems(&[0.0, 0.5, 0.999, 1.0]).is_empty());
+        assert_eq!(problems(&[0.5, 50.0]), ["spanmetrics.quantiles.values: 50 is not a share, use one from 0 to 1"]);
+        assert!(problems(&[f64::NAN])[0].contains("not a share"));
+        let twice = ["spanmetrics.quantiles.values: 0.5 is p50 a second time, use each once"];
+        assert_eq!(problems(&[0.5, 0.99, 0.5]), twice);
     }
 }

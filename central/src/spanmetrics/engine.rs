@@ -28,6 +28,9 @@ pub struct Engine {
     excluded: Vec<BuiltIn>,
     exposition: Exposition,
     windows: usize,
+    /// No series begins earlier: a window that the process before did not get may have begun before that one's last
+    /// flush, and a zero among its samples would be no reset.
+    started_unix_nano: u64,
     /// Bytes of all distributions, at most: what ended since the last look is still counted.
     distribution_bytes: usize,
     /// Most bytes of all distributions.
@@ -86,6 +89,7 @@ impl Engine {
             bounds_nanos,
             excluded: config.exclude_dimensions.clone(),
             windows: config.quantiles.windows,
+            started_unix_nano,
             distribution_bytes: 0,
             distribution_limit: config.histogram.memory_limit_mib.saturating_mul(1 << 20),
         }
@@ -119,6 +123,7 @@ impl Engine {
         now: u64,
     ) -> Merged {
         let mut merged = Merged::default();
+        let begun = begun.max(self.started_unix_nano);
         let has_our_bounds = bounds_nanos == self.bounds_nanos;
         let keeps_distribution = self.exposition.has_quantiles();
         for (key, mut delta) in series {
@@ -184,8 +189,8 @@ impl Engine {
         (flush, keys)
     }
 
-    /// The export request of some series of a flush, as they were when it began. Exemplars leave with it for good,
-    /// and in a flush of all series a window of the distribution ends.
+    /// The export request of some series of a flush, as they were when it began. In a flush of all series a window of
+    /// the distribution ends with it.
     pub fn request(&mut self, flush: Flush, scope: Scope, keys: &[SeriesKey]) -> Bytes {
         for key in keys {
             if let Some(state) = self.series.value_mut(key) {

@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::engine::Merged;
+use crate::complaint::Complaint;
 
 /// Counters of the role.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub(super) struct Meters {
     skipped_spans: Counter,
     pub(super) unconfirmed: Counter,
     pub(super) unkept: Counter,
+    /// Says that the state cannot be written.
+    pub(super) unwritable: Complaint,
 }
 
 impl Meters {
@@ -83,6 +86,7 @@ impl Meters {
                 "mirador_spanmetrics_unkept_snapshots",
                 "Flushes before which the state could not be written to state.directory.",
             ),
+            unwritable: Complaint::default(),
         }
     }
 

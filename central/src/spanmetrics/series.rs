@@ -33,6 +33,7 @@ pub struct Exposition {
     unit: &'static str,
     nanos_per_unit: f64,
     bounds: Vec<f64>,
+    max_exemplars: usize,
 }
 
 impl Exposition {
@@ -48,6 +49,7 @@ impl Exposition {
             unit: config.histogram.unit.as_str(),
             nanos_per_unit,
             bounds: bounds_nanos.iter().map(|nanos| *nanos as f64 / nanos_per_unit).collect(),
+            max_exemplars: if config.exemplars.enabled { config.exemplars.max_per_data_point } else { 0 },
         }
     }
 
@@ -130,7 +132,9 @@ impl Exposition {
         let scaled = |one: &mirador_sketch::Exemplar| {
             exemplar(&one.trace_id, &one.span_id, self.scaled(one.value_nanos), one.time_unix_nano)
         };
-        state.exemplars.as_slice().iter().map(scaled).collect()
+        let mut chosen = state.exemplars.clone();
+        chosen.limit(self.max_exemplars);
+        chosen.as_slice().iter().map(scaled).collect()
     }
 
     fn scaled(&self, nanos: u64) -> f64 {
@@ -152,7 +156,7 @@ fn attributes(key: &SeriesKey) -> Vec<KeyValue> {
 }
 
 /// A share as percent without superfluous digits: `50`, `99`, `99.9`.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     let digits = format!("{:.6}", share * 100.0);
     digits.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -39,6 +39,8 @@ pub struct State {
     taken: u64,
     /// Since the last flush.
     pub exemplars: Exemplars,
+    /// Of the last flush, until it is taken.
+    sent: Exemplars,
     /// Distribution by flush, the current one last.
     windows: VecDeque<Hdr>,
     /// What the quantile gauges show.
@@ -132,6 +134,8 @@ impl State {
         self.cut = None;
         self.is_awaited = true;
         self.shown = self.version;
+        // Those of a flush that was not taken leave again.
+        self.exemplars.merge(&std::mem::take(&mut self.sent));
     }
 
     /// Decides what the gauges show in the request that is made now.
@@ -144,9 +148,9 @@ impl State {
         };
     }
 
-    /// The request has been made: its exemplars are gone.
+    /// The request has been made.
     pub fn end_flush(&mut self) {
-        self.exemplars.clear();
+        self.sent = std::mem::take(&mut self.exemplars);
         self.cut = None;
         self.is_awaited = false;
     }
@@ -166,6 +170,7 @@ impl State {
     /// The flush that carried the series has been taken.
     pub fn confirm(&mut self) {
         self.taken = self.shown;
+        self.sent = Exemplars::default();
         if self.gauge == Gauge::Ending {
             self.gauge = Gauge::Absent;
         }

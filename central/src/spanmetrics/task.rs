@@ -282,10 +282,16 @@ async fn keep(file: PathBuf, state: Vec<u8>, meters: &Meters) {
         kept.map_err(|error| (error, removed(&file)))
     });
     match kept.await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            if meters.unwritable.is_over() {
+                tracing::info!("state.directory is written again");
+            }
+        }
         Ok(Err((error, removed))) => {
             meters.unkept.inc();
-            tracing::error!(%error, removed, "state.directory cannot be written, a kill would begin new series");
+            if let Some(times) = meters.unwritable.due(std::time::Instant::now()) {
+                tracing::error!(%error, removed, times, "state.directory cannot be written, a kill would begin new series");
+            }
         }
         Err(error) => tracing::error!(%error, "the state was not kept"),
     }

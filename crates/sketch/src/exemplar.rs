@@ -9,7 +9,7 @@
 //! Invariants: at most `MAX_EXEMPLARS`; no exemplar twice; canonical order, so equal sets are equal
 //! values.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 
 use crate::identity;
 
@@ -59,6 +59,13 @@ impl Exemplars {
         }
     }
 
+    /// Keeps `places` of them at most: those that a selection of so many from all candidates would be.
+    pub fn limit(&mut self, places: usize) {
+        if self.0.len() > places {
+            self.reduce(places);
+        }
+    }
+
     /// The selected spans.
     pub fn as_slice(&self) -> &[Exemplar] {
         &self.0
@@ -77,12 +84,51 @@ impl Exemplars {
     /// Brings the candidates down to `places` and into canonical order.
     fn reduce(&mut self, places: usize) {
         let slow = slow_places(places).min(self.0.len());
-        self.0.sort_unstable_by_key(|one| (Reverse(one.value_nanos), one.priority(), one.ids()));
+        self.0.sort_unstable_by(slower);
         self.0.dedup();
         let slow = slow.min(self.0.len());
-        self.0[slow..].sort_unstable_by_key(|one| (one.priority(), one.ids(), one.value_nanos));
+        self.0[slow..].sort_unstable_by(sampled);
         self.0.truncate(places);
     }
+
+    /// As pushing `candidate` and [`Self::reduce`], for a list that is reduced: nothing is sorted anew.
+    fn insert(&mut self, candidate: Exemplar, places: usize) {
+        let list = &mut self.0;
+        if list.contains(&candidate) {
+            return;
+        }
+        let most = slow_places(places);
+        let slow = most.min(list.len());
+        let mut moving = candidate;
+        let rank = list[..slow].partition_point(|one| slower(one, &candidate).is_lt());
+        if rank < most {
+            if slow < most {
+                return list.insert(rank, candidate);
+            }
+            // Whoever had the last slow place competes for the sample.
+            list[rank..slow].rotate_right(1);
+            moving = std::mem::replace(&mut list[rank], candidate);
+        }
+        let rank = slow + list[slow..].partition_point(|one| sampled(one, &moving).is_lt());
+        if rank < places {
+            if list.len() == places {
+                list.pop();
+            }
+            list.insert(rank, moving);
+        }
+    }
+}
+
+/// Who comes first among the slowest.
+fn slower(one: &Exemplar, other: &Exemplar) -> Ordering {
+    let longer = other.value_nanos.cmp(&one.value_nanos);
+    longer.then_with(|| one.priority().cmp(&other.priority())).then_with(|| one.ids().cmp(&other.ids()))
+}
+
+/// Who comes first in the uniform sample.
+fn sampled(one: &Exemplar, other: &Exemplar) -> Ordering {
+    let first = one.priority().cmp(&other.priority());
+    first.then_with(|| one.ids().cmp(&other.ids())).then_with(|| one.value_nanos.cmp(&other.value_nanos))
 }
 
 /// Collects exemplars on the hot path: three comparisons tell most spans that they are not wanted.
@@ -121,17 +167,16 @@ impl Reservoir {
         &self.chosen
     }
 
-    #[cold]
+    #[inline(never)]
     fn take(&mut self, candidate: Exemplar, places: usize) {
         if places == 0 {
             return;
         }
         let list = &mut self.chosen.0;
-        if list.len() == list.capacity() {
-            list.reserve_exact(if list.is_empty() { 1 } else { places + 1 - list.len() });
+        if list.len() == list.capacity() && list.len() < places {
+            list.reserve_exact(if list.is_empty() { 1 } else { places - list.len() });
         }
-        list.push(candidate);
-        self.chosen.reduce(places);
+        self.chosen.insert(candidate, places);
         let list = &self.chosen.0;
         if list.len() == places {
             let slow = slow_places(places);

@@ -309,6 +309,14 @@ fn exemplars_name_their_own_span_and_the_other_trace_and_leave_once() {
     assert_eq!(client.exemplars.len(), 2);
     assert_eq!(client.exemplars[0].trace_id, [1; 16]);
     assert_eq!(labels(&client.exemplars[0].filtered_attributes), format!("server_trace_id={}", "02".repeat(16)));
+    // It was not taken: they leave again, and no others for them.
+    let mut other = edge("shop", "cart");
+    other.client = Some(measure(1_000_000, 9));
+    graph.add([other]);
+    let (flush, lines) = graph.flush(SECOND);
+    let again = last(&lines, "traces_service_graph_request_client").histogram.clone().unwrap();
+    assert_eq!(again.exemplars, client.exemplars);
+    graph.series.confirm(flush);
     let (_, lines) = graph.flush(SECOND);
     assert!(last(&lines, "traces_service_graph_request_client").histogram.as_ref().unwrap().exemplars.is_empty());
 }

@@ -16,9 +16,12 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use proptest::prelude::*;
 use prost::Message;
 
-use super::super::config::{Config, QuantilesConfig};
+use super::super::config::Config;
 use super::super::persist;
 use super::*;
+
+mod exemplars;
+mod quantiles;
 
 const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
@@ -338,6 +341,25 @@ fn the_first_values_follow_zeros_that_lie_before_them() {
 }
 
 #[test]
+fn the_series_of_a_process_begin_after_the_last_samples_of_the_process_before_it() {
+    let config = Config::default();
+    let mut agent = Agent::new("a", STARTED + 1, &config.tap());
+    let (first, second) = (agent.window(&[call(1, 1, MS, 1)]), agent.window(&[call(1, 1, MS, 2)]));
+    let mut before = Engine::new(&config, STARTED);
+    before.merge(&first, STARTED + SECOND).unwrap();
+    let last = STARTED + 3 * SECOND / 2;
+    before.flush(last);
+    // The window that the next process gets began before this one's last flush.
+    assert!(second.start_unix_nano < last);
+    let mut after = Engine::new(&config, STARTED + 2 * SECOND);
+    after.merge(&second, STARTED + 3 * SECOND).unwrap();
+    let (_, requests) = after.flush(STARTED + 4 * SECOND);
+    let zero = &read(&requests).calls[0].1;
+    assert_eq!(int(zero), Some(0));
+    assert!(zero.time_unix_nano > last && zero.start_time_unix_nano > last, "no reset is seen between the two");
+}
+
+#[test]
 fn a_flush_that_was_not_taken_is_made_up_for_by_the_next() {
     let config = Config::default();
     let mut engine = Engine::new(&config, STARTED);
@@ -374,40 +396,6 @@ fn a_silent_series_ends_with_a_stale_marker_and_returns_with_a_new_start_from_ze
     let calls = read(&requests).calls;
     assert_eq!(calls.iter().map(|(_, point)| int(point).unwrap()).collect::<Vec<_>>(), [0, 1]);
     assert!(calls[0].1.time_unix_nano > ended_at);
-}
-
-#[test]
-fn quantiles_cover_the_last_windows_of_all_agents_and_end_with_a_stale_marker() {
-    let quantiles = QuantilesConfig { values: vec![0.5, 0.999], windows: 2 };
-    let config = Config { quantiles, ..Config::default() };
-    let mut engine = Engine::new(&config, STARTED);
-    let mut agents = [Agent::new("a", STARTED + 1, &config.tap()), Agent::new("b", STARTED + 1, &config.tap())];
-    let mut ids = 1..;
-    for agent in &mut agents {
-        let calls: Vec<_> = (1..=500).map(|ms| call(1, 1, ms * MS, ids.next().unwrap())).collect();
-        engine.merge(&agent.window(&calls), STARTED + SECOND).unwrap();
-    }
-    let gauges = |engine: &mut Engine, at: u64| {
-        let (flush, requests) = engine.flush(STARTED + at * SECOND);
-        engine.confirm(flush);
-        let value = |point: &NumberDataPoint| match point.value {
-            Some(number_data_point::Value::AsDouble(value)) => Some(value),
-            _ => None,
-        };
-        let gauges = read(&requests).gauges;
-        gauges.into_iter().map(|(name, points)| (name, value(&points[0].1))).collect::<BTreeMap<_, _>>()
-    };
-    let (median, tail) = ("traces.span.metrics.duration.p50", "traces.span.metrics.duration.p99.9");
-    for at in [2, 3] {
-        let shown = gauges(&mut engine, at);
-        assert!((shown[median].unwrap() - 250.0).abs() < 2.5, "{shown:?}");
-        assert!((shown[tail].unwrap() - 500.0).abs() <= 5.0 && shown[tail].unwrap() <= 500.0, "{shown:?}");
-    }
-    let shown = gauges(&mut engine, 4);
-    assert_eq!((shown[median], shown[tail]), (None, None), "one stale marker");
-    assert!(gauges(&mut engine, 5).is_empty(), "and nothing after it");
-    engine.merge(&agents[0].window(&[call(1, 1, 8 * MS, 5000)]), STARTED + 6 * SECOND).unwrap();
-    assert_eq!(gauges(&mut engine, 7)[median].map(f64::round), Some(8.0));
 }
 
 #[test]
@@ -470,8 +458,6 @@ fn seconds_scale_bounds_sums_and_exemplars() {
     assert_eq!(duration.exemplars.len(), 1);
     assert_eq!(flushed.calls.last().unwrap().1.exemplars, duration.exemplars);
     assert_eq!(duration.exemplars[0].trace_id[..4], [0, 0, 0, 1]);
-    let (_, requests) = engine.flush(STARTED + 2 * SECOND);
-    assert!(read(&requests).durations.last().unwrap().1.exemplars.is_empty());
 }
 
 #[test]

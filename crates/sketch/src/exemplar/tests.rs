@@ -82,6 +82,20 @@ proptest! {
     }
 
     #[test]
+    fn property_limiting_a_selection_selects_what_so_many_places_would_have(
+        all in any_exemplars(), places in 0..=MAX_EXEMPLARS,
+    ) {
+        let mut limited = Exemplars::select(all.iter().copied());
+        limited.limit(places);
+        let sorted = |chosen: &Exemplars| {
+            let mut chosen = chosen.as_slice().to_vec();
+            chosen.sort_unstable_by_key(Exemplar::ids);
+            chosen
+        };
+        prop_assert_eq!(sorted(&limited), sorted(offered(&all, places).chosen()));
+    }
+
+    #[test]
     fn property_fewer_places_are_respected(all in any_exemplars(), places in 1..MAX_EXEMPLARS) {
         let reservoir = offered(&all, places);
         prop_assert!(reservoir.chosen().as_slice().len() <= places);
