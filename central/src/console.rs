@@ -7,6 +7,7 @@
 
 mod api;
 mod host;
+mod parameters;
 mod query;
 
 use std::future::IntoFuture;

@@ -6,6 +6,7 @@ pub mod cassandra;
 pub mod embedded;
 pub mod otlphttp;
 pub mod retrying;
+mod shorten;
 pub mod victoriametrics;
 pub mod victoriatraces;
 

@@ -278,7 +278,12 @@ impl Keeper {
         if self.running.is_some() {
             return;
         }
-        let (payload, left_out) = shard.snapshot(self.shards, now_unix_nano());
+        let encode = || shard.snapshot(self.shards, now_unix_nano());
+        // The state cannot leave its task while it is read, but no other task has to wait for that on this thread.
+        let (payload, left_out) = match tokio::runtime::Handle::current().runtime_flavor() {
+            tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(encode),
+            _ => encode(),
+        };
         if left_out > 0 {
             tracing::warn!(series = left_out, "the snapshot has no room for all series; these will start cold");
         }

@@ -9,6 +9,8 @@
 pub mod backtest;
 pub mod cli;
 pub mod clock;
+mod columns;
+pub mod complaint;
 pub mod config;
 pub mod console;
 pub mod consume;

@@ -7,7 +7,7 @@ pub mod points;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mirador_otlp::{Limits, Request, Signal};
@@ -17,6 +17,8 @@ use mirador_transport::{Accepted, Kind, Refusal};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tonic::Code;
+
+use crate::complaint::Complaint;
 
 /// How long one request of a flush may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
@@ -80,12 +82,14 @@ pub struct Flusher {
     from: &'static str,
     out: Arc<dyn MetricsOut>,
     meters: FlushMeters,
+    refused: Complaint,
+    rejected: Complaint,
 }
 
 impl Flusher {
     /// The way out of the role `from`.
     pub fn new(from: &'static str, out: Arc<dyn MetricsOut>, meters: FlushMeters) -> Self {
-        Self { from, out, meters }
+        Self { from, out, meters, refused: Complaint::default(), rejected: Complaint::default() }
     }
 
     /// Sends the requests of one flush, one after the other and each made when the one before was taken. True when all
@@ -104,8 +108,17 @@ impl Flusher {
     /// Sends one request of a flush; say with [`Self::settled`] what became of the whole.
     pub async fn send(&self, request: Bytes) -> bool {
         let sent = self.send_checked(request).await;
-        if let Err(refusal) = &sent {
-            tracing::warn!(from = self.from, error = %refusal, "metrics were not taken, the next flush carries them");
+        let from = self.from;
+        match &sent {
+            Ok(()) if self.refused.is_over() => tracing::info!(from, "metrics are taken again"),
+            Ok(()) => {}
+            Err(error) => {
+                if let Some(times) = self.refused.due(Instant::now()) {
+                    tracing::warn!(from, %error, times, "metrics were not taken, the next flush carries them");
+                } else {
+                    tracing::debug!(from, %error, "metrics were not taken again");
+                }
+            }
         }
         sent.is_ok()
     }
@@ -131,7 +144,10 @@ impl Flusher {
         })?;
         if accepted.rejected_items > 0 {
             self.meters.rejected.get_or_create(&vec![("from", self.from)]).inc_by(accepted.rejected_items);
-            tracing::warn!(from = self.from, points = accepted.rejected_items, why = %accepted.message, "rejected");
+            if let Some(times) = self.rejected.due(Instant::now()) {
+                let points = accepted.rejected_items;
+                tracing::warn!(from = self.from, points, why = %accepted.message, times, "points of metrics were refused for good");
+            }
         }
         Ok(())
     }

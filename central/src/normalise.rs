@@ -57,6 +57,12 @@ pub struct Config {
     #[serde(with = "mirador_service::duration")]
     #[schemars(with = "mirador_service::duration::GoDuration")]
     pub max_future: Duration,
+    /// A point older than this is dropped, told to the sender and counted; set it to the store's retention, because
+    /// VictoriaMetrics drops what is older than `-retentionPeriod` (a month by default) silently. 0s: points of any
+    /// age are written.
+    #[serde(with = "mirador_service::duration")]
+    #[schemars(with = "mirador_service::duration::GoDuration")]
+    pub max_past: Duration,
     /// Limits of a series.
     pub limits: LabelLimits,
 }
@@ -84,6 +90,7 @@ impl Default for Config {
             exemplars: true,
             exponential_max_scale: 1,
             max_future: Duration::from_hours(48),
+            max_past: Duration::ZERO,
             limits: LabelLimits::default(),
         }
     }

@@ -61,11 +61,11 @@ pub(crate) fn request(service: &str, bodies: &[String]) -> Result<ExportLogsServ
     })
 }
 
-async fn session(cassandra: &Cassandra) -> Result<Session> {
+pub(crate) async fn session(cassandra: &Cassandra) -> Result<Session> {
     Ok(SessionBuilder::new().known_node(cassandra.cql_addr().to_string()).build().await?)
 }
 
-async fn bodies(session: &Session, table: &str, column: &str) -> Result<Vec<String>> {
+pub(crate) async fn bodies(session: &Session, table: &str, column: &str) -> Result<Vec<String>> {
     let rows = session.query_unpaged(format!("SELECT {column} FROM otel.{table}"), ()).await?.into_rows_result()?;
     Ok(rows.rows::<(String,)>()?.map(|row| row.map(|(body,)| body)).collect::<Result<_, _>>()?)
 }
@@ -113,6 +113,26 @@ async fn a_repeated_export_leaves_every_log_row_exactly_once_even_across_a_kill_
     ensure!(lines.iter().all(|line| found.contains(line.as_str())), "an acknowledged row is gone");
     ensure!(stored.len() == found.len(), "{} rows, {} different", stored.len(), found.len());
     ensure!(found.contains("after it came back"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_larger_than_the_cluster_takes_is_kept_with_its_texts_cut_and_costs_no_other() -> Result<()> {
+    let cassandra = Cassandra::start().await?;
+    let logs = Node::central("logs", central(&cassandra)).await?;
+    let mut request = request("huge", &["small".to_owned(), "huge".to_owned()])?;
+    // One mutation may have 16 MiB.
+    request.resource_logs[0].scope_logs[0].log_records[1].attributes.push(KeyValue {
+        key: "payload".to_owned(),
+        value: Some(text(&"x".repeat(17 << 20))),
+        ..KeyValue::default()
+    });
+    Sender::new(&format!("http://{}", logs.http))?.logs(&request).await?;
+    let stored = bodies(&session(&cassandra).await?, "logs_v1", "body").await?;
+    let stored: BTreeSet<&str> = stored.iter().map(String::as_str).collect();
+    ensure!(stored == BTreeSet::from(["huge", "small"]), "{stored:?}");
+    let cut = logs.metric("mirador_cassandra_cut_attributes_total", &[]).await?;
+    ensure!((cut - 1.0).abs() < 0.5, "{cut} records are counted as cut");
     Ok(())
 }
 

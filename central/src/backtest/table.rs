@@ -12,6 +12,7 @@ use super::line::{self, Line};
 use super::series::{Row, Series};
 use super::source::Source;
 use super::{Run, stamp};
+use crate::columns;
 
 /// Lines from which the layout is told.
 const LOOKED_AT: usize = 100;
@@ -179,6 +180,9 @@ impl Layout {
                 name.map_or_else(|| format!("column{}", index + 1), |name| name.trim().to_owned())
             })
             .collect();
+        if let (0, Some(fault)) = (width, first.fault) {
+            bail!("none of its first lines can be read ({fault}); a text with columns for a time and numbers is right");
+        }
         let columns = Columns { names: &names, rows: &rows };
         let time = columns.time(time_column, header)?;
         let values = columns.values(time, wanted)?;
@@ -216,7 +220,9 @@ impl Columns<'_> {
 
     fn named(&self, name: &str) -> anyhow::Result<usize> {
         let place = self.names.iter().position(|known| known == name);
-        place.with_context(|| format!("there is no column `{name}`; there are {}", self.names.join(", ")))
+        place.with_context(|| {
+            format!("there is no column `{}`; there are {}", columns::shown(name), columns::list(self.names))
+        })
     }
 
     fn time(&self, wanted: Option<&str>, header: bool) -> anyhow::Result<usize> {
@@ -227,7 +233,7 @@ impl Columns<'_> {
         let written = || (0..self.names.len()).find(|column| self.mostly(*column, stamp::is_written));
         let counted = || self.mostly(0, |text| stamp::parse(text).is_some()).then_some(0);
         named.or_else(written).or_else(counted).with_context(|| {
-            format!("no column holds times; there are {}: name one with --time-column", self.names.join(", "))
+            format!("no column holds times; the columns are {}: name one with --time-column", columns::list(self.names))
         })
     }
 
@@ -242,7 +248,7 @@ impl Columns<'_> {
             }
         }
         if values.is_empty() {
-            bail!("no column holds numbers; there are {}", self.names.join(", "));
+            bail!("no column holds numbers; the columns are {}", columns::list(self.names));
         }
         ensure!(values.len() <= MOST_COLUMNS, "{} columns: at most {MOST_COLUMNS} can be scored", values.len());
         Ok(values.into_iter().map(|column| (column, self.names[column].clone())).collect())

@@ -143,7 +143,8 @@ pub fn run(options: &Options) -> ExitCode {
 
 /// Scores and reports; the number of bad rows.
 fn score(options: &Options, out: &mut dyn Write, log: &mut dyn Write) -> Result<usize> {
-    let name = options.input.display();
+    let is_stdin = options.input == Path::new("-");
+    let name = if is_stdin { "standard input".to_owned() } else { options.input.display().to_string() };
     let table = read(options).with_context(|| format!("cannot read {name}"))?;
     complain(&table.bad, log)?;
     if table.numbers.is_empty() {

@@ -3,22 +3,24 @@
 //! Every list has a limit, every range a default; a parameter that is not known or makes no sense is refused
 //! with status 400 and its name. Every answer is JSON, errors as `{"error": "…"}`.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
-use super::query::{self, AnomalyFilter, LabelMap, LogFilter, Store, TraceFilter, Unanswered};
+use super::parameters::{MAX_LIMIT, Parameters, trace_id};
+use super::query::{self, AnomalyFilter, LogFilter, Store, TraceFilter, Unanswered};
 
+/// Rows of a list that nobody has asked for more of.
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
-const DEFAULT_SINCE_MS: i64 = 15 * 60 * 1000;
+/// The highest severity number of OTLP.
+const MAX_SEVERITY: i32 = 24;
 
 /// The routes below `/api/v1`, and the answer to every path that nobody knows.
 pub(super) fn router(store: Store) -> Router {
@@ -54,21 +56,9 @@ async fn plain_json(mut response: Response) -> Response {
     response
 }
 
-/// `since` as a Go duration back from now (`15m`), `limit` as a number.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Range {
-    since: Option<String>,
-    limit: Option<usize>,
-}
-
-/// Nothing may be asked further.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct NoParameters {}
-
 /// A question that cannot be answered.
-struct Problem(StatusCode, String);
+#[derive(Debug)]
+pub(super) struct Problem(StatusCode, String);
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -87,82 +77,73 @@ impl From<anyhow::Error> for Problem {
     }
 }
 
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
         Self(StatusCode::BAD_REQUEST, rejection.body_text())
     }
 }
 
 type Answer<T> = Result<Json<T>, Problem>;
-type Asked<T> = Result<Query<T>, QueryRejection>;
 
-fn since_ms(since: Option<&str>) -> Result<i64, Problem> {
-    let back = match since {
-        None => DEFAULT_SINCE_MS,
-        Some(text) => mirador_service::duration::parse(text)
-            .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
-            .map_err(|error| Problem(StatusCode::BAD_REQUEST, format!("since={text}: {error}")))?,
-    };
-    Ok(query::now_ms().saturating_sub(back))
-}
-
-/// Rows to answer; more than [`MAX_LIMIT`] are never answered.
-fn bounded(limit: Option<usize>, default: usize) -> Result<usize, Problem> {
-    match limit {
-        Some(0) => Err(wrong("limit=0: 1 to 1000 is right")),
-        limit => Ok(limit.unwrap_or(default).min(MAX_LIMIT)),
-    }
-}
-
-fn wrong(text: impl Into<String>) -> Problem {
+/// A question that makes no sense; `text` says which parameter, and what would be right.
+pub(super) fn wrong(text: impl Into<String>) -> Problem {
     Problem(StatusCode::BAD_REQUEST, text.into())
 }
 
-fn trace_id(text: &str) -> Result<Vec<u8>, Problem> {
-    let is_hex = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let wrong = || wrong(format!("trace_id={text}: 32 hexadecimal digits are right"));
-    let digits = if is_hex { text } else { return Err(wrong()) };
-    (0..16).map(|byte| u8::from_str_radix(&digits[2 * byte..2 * byte + 2], 16).map_err(|_| wrong())).collect()
-}
-
-async fn services(State(store): State<Store>, asked: Asked<NoParameters>) -> Answer<Vec<String>> {
-    asked?;
+async fn services(State(store): State<Store>, uri: Uri) -> Answer<Vec<String>> {
+    Parameters::of(&uri, &[])?;
     Ok(Json(store.ask(query::services).await?))
 }
 
-async fn red(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
-    let Query(range) = asked?;
-    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, MAX_LIMIT)?);
+async fn red(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    let mut asked = Parameters::of(&uri, &["since", "limit"])?;
+    let (since, limit) = (asked.since_ms()?, asked.limit(MAX_LIMIT)?);
     let mut rows = store.ask(move |connection| query::red(connection, since)).await?;
     rows.truncate(limit);
     Ok(Json(rows))
 }
 
-async fn edges(State(store): State<Store>, asked: Asked<Range>) -> Answer<impl Serialize> {
-    let Query(range) = asked?;
-    let (since, limit) = (since_ms(range.since.as_deref())?, bounded(range.limit, MAX_LIMIT)?);
+async fn edges(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    let mut asked = Parameters::of(&uri, &["since", "limit"])?;
+    let (since, limit) = (asked.since_ms()?, asked.limit(MAX_LIMIT)?);
     let mut rows = store.ask(move |connection| query::edges(connection, since)).await?;
     rows.truncate(limit);
     Ok(Json(rows))
 }
 
-async fn anomalies(State(store): State<Store>, asked: Asked<AnomalyFilter>) -> Answer<impl Serialize> {
-    let Query(filter) = asked?;
-    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
+async fn anomalies(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    let mut asked = Parameters::of(&uri, &["since", "limit", "service", "flagged", "incident"])?;
+    let (since, limit) = (asked.since_ms()?, asked.limit(DEFAULT_LIMIT)?);
+    let filter = AnomalyFilter {
+        service: asked.text("service"),
+        flagged: asked.flag("flagged")?,
+        incident: asked.text("incident"),
+    };
     Ok(Json(store.ask(move |connection| query::anomalies(connection, &filter, since, limit)).await?))
 }
 
-async fn traces(State(store): State<Store>, asked: Asked<TraceFilter>) -> Answer<impl Serialize> {
-    let Query(filter) = asked?;
-    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
-    if let Some(least) = filter.min_duration_ms.filter(|least| !least.is_finite() || *least < 0.0) {
-        return Err(wrong(format!("min_duration_ms={least}: 0 or more is right")));
-    }
+async fn traces(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    let mut asked = Parameters::of(&uri, &["since", "limit", "service", "errors", "min_duration_ms"])?;
+    let (since, limit) = (asked.since_ms()?, asked.limit(DEFAULT_LIMIT)?);
+    let least = asked.read("min_duration_ms", "a number of milliseconds, 0 or more,", |text| {
+        text.parse().ok().filter(|least: &f64| least.is_finite() && *least >= 0.0)
+    })?;
+    let filter = TraceFilter {
+        service: asked.text("service"),
+        errors: asked.flag("errors")?.unwrap_or(false),
+        min_duration_ms: least,
+    };
     let nanos = since.saturating_mul(1_000_000);
     Ok(Json(store.ask(move |connection| query::traces(connection, &filter, nanos, limit as i64)).await?))
 }
 
-async fn trace(State(store): State<Store>, Path(text): Path<String>) -> Answer<impl Serialize> {
+async fn trace(
+    State(store): State<Store>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Answer<impl Serialize> {
+    let Path(text) = path?;
+    Parameters::of(&uri, &[])?;
     let id = trace_id(&text)?;
     let spans = store.ask(move |connection| query::trace(connection, &id)).await?;
     if spans.is_empty() {
@@ -171,28 +152,36 @@ async fn trace(State(store): State<Store>, Path(text): Path<String>) -> Answer<i
     Ok(Json(spans))
 }
 
-async fn logs(State(store): State<Store>, asked: Asked<LogFilter>) -> Answer<impl Serialize> {
-    let Query(filter) = asked?;
-    let (since, limit) = (since_ms(filter.since.as_deref())?, bounded(filter.limit, DEFAULT_LIMIT)?);
-    let id = filter.trace_id.as_deref().map(trace_id).transpose()?;
+async fn logs(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    let mut asked = Parameters::of(&uri, &["since", "limit", "service", "min_severity", "trace_id", "contains"])?;
+    let (since, limit) = (asked.since_ms()?, asked.limit(DEFAULT_LIMIT)?);
+    let right = format!("a whole number from 0 to {MAX_SEVERITY}");
+    let filter = LogFilter {
+        service: asked.text("service"),
+        min_severity: asked.read("min_severity", &right, |text| {
+            text.parse().ok().filter(|severity| (0..=MAX_SEVERITY).contains(severity))
+        })?,
+        trace_id: asked.trace_id()?,
+        contains: asked.text("contains"),
+    };
     let nanos = since.saturating_mul(1_000_000);
-    Ok(Json(store.ask(move |connection| query::logs(connection, &filter, id.as_deref(), nanos, limit as i64)).await?))
+    Ok(Json(store.ask(move |connection| query::logs(connection, &filter, nanos, limit as i64)).await?))
 }
 
-async fn metrics(State(store): State<Store>, asked: Asked<NoParameters>) -> Answer<impl Serialize> {
-    asked?;
+async fn metrics(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    Parameters::of(&uri, &[])?;
     let names = store.ask(query::names).await?;
     Ok(Json(names.into_iter().map(|(name, series)| json!({"name": name, "series": series})).collect::<Vec<_>>()))
 }
 
-/// `name` is required; every other parameter but `since` is a label that has to match.
-async fn series(State(store): State<Store>, asked: Asked<LabelMap>) -> Answer<impl Serialize> {
-    let Query(mut labels) = asked?;
-    let name = labels
-        .remove("name")
-        .ok_or_else(|| wrong("name is missing: say which metric, as in /api/v1/series?name=up"))?;
-    let since = since_ms(labels.remove("since").as_deref())?;
-    Ok(Json(store.ask(move |connection| query::series(connection, &name, &labels, since)).await?))
+/// `name` is required; every other parameter but `since` and `limit` is a label that has to match.
+async fn series(State(store): State<Store>, uri: Uri) -> Answer<impl Serialize> {
+    let mut asked = Parameters::any(&uri)?;
+    let name =
+        asked.text("name").ok_or_else(|| wrong("name is missing: say which metric, as in /api/v1/series?name=up"))?;
+    let (since, limit) = (asked.since_ms()?, asked.limit(MAX_LIMIT)?);
+    let labels = asked.rest();
+    Ok(Json(store.ask(move |connection| query::series(connection, &name, &labels, (since, limit))).await?))
 }
 
 #[cfg(test)]

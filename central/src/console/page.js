@@ -112,19 +112,28 @@ function drawMap(edges) {
   target.replaceChildren(svg);
 }
 
+const why = (episode) => episode ? [element("div", {}, `${episode.kind}: ${episode.reason}`),
+  ...(episode.incident ? [element("div", { class: "labels" }, `incident ${episode.incident.id}, ${episode.incident.series} series, led by ${episode.incident.lead}`)] : [])] : [];
+
+// What is flagged is an anomaly. The highest scores besides stand apart, under a heading that says so.
 function drawAnomalies(rows) {
-  table($("anomalies"), [
+  const columns = [
     ["Score", (row) => element("span", { class: row.flagged ? "score bad" : "score" }, number(row.score, 2)), "number"],
     ["Peak", (row) => number(row.peak, 2), "number"],
-    ["Series", (row) => element("span", {}, row.metric, " ", element("span", { class: "labels" }, Object.entries(row.labels).map(([name, value]) => `${name}=${value}`).join(" ")))],
-    ["Why", (row) => row.episode ? element("span", {}, `${row.episode.kind}: ${row.episode.reason}`, element("span", { class: "labels" }, row.episode.incident ? ` incident ${row.episode.incident.id}, ${row.episode.incident.series} series, led by ${row.episode.incident.lead}` : "")) : ""],
-  ], rows.slice(0, 40), "Nothing is scored yet: a series needs some history first.");
+    ["Series", (row) => element("span", {}, row.metric, " ", element("span", { class: "labels" }, Object.entries(row.labels).map(([name, value]) => `${name}=${value}`).join(" ")), ...why(row.episode))],
+  ];
+  const flagged = rows.filter((row) => row.flagged), others = rows.filter((row) => !row.flagged).slice(0, 20);
+  table($("flagged"), columns, flagged, rows.length > 0 ? "No series was flagged in this range." : "Nothing is scored yet: a series needs some history first.");
+  $("told").textContent = flagged.length > 0 ? `${flagged.length} series were flagged in this range, the highest peak first. The score is the latest.` : "";
+  $("h-unflagged").hidden = others.length === 0;
+  if (others.length > 0) table($("unflagged"), columns, others, "");
+  else $("unflagged").replaceChildren();
 }
 
 function drawTraces(rows) {
   const longest = Math.max(...rows.map((row) => row.duration_ms), 0.001);
   table($("traces"), [
-    ["Started", (row) => clock(row.start_unix_nano)], ["Root", (row) => `${row.root_service} ${row.root_span}`, "name"],
+    ["Started", (row) => clock(row.start_unix_nano), "time"], ["Root", (row) => `${row.root_service} ${row.root_span}`, "name"],
     ["Spans", (row) => row.spans, "number"], ["Errors", (row) => element("span", { class: row.errors ? "bad" : "soft" }, row.errors), "number"],
     ["Duration", (row) => duration(row.duration_ms), "number"],
     ["", (row) => bar(0, row.duration_ms / longest, row.errors > 0, "120px")],
@@ -158,7 +167,7 @@ async function openTrace(row) {
 
 function drawLogs(rows) {
   table($("logs"), [
-    ["Time", (row) => clock(row.time_unix_nano)], ["Service", (row) => row.service, "name"],
+    ["Time", (row) => clock(row.time_unix_nano), "time"], ["Service", (row) => row.service, "name"],
     ["Severity", (row) => element("span", { class: row.severity >= 17 ? "bad" : row.severity >= 13 ? "warn" : "soft" }, row.severity_text || row.severity)],
     ["Body", (row) => row.body],
   ], rows, "No log record in this range.");

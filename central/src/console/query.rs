@@ -2,7 +2,7 @@
 //!
 //! One question is asked at a time, and each has a limit of time, after which it is interrupted.
 //!
-//! Never: reads more than [`ROWS`] samples for one answer.
+//! Never: holds more than [`ROWS`] samples for one answer.
 
 mod red;
 mod search;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::exporter::embedded::Embedded;
 pub(super) use search::{LogFilter, TraceFilter};
 
-/// Samples read for one answer at most.
+/// Samples in one answer at most.
 const ROWS: i64 = 500_000;
 
 /// Labels of one series, sorted by name.
@@ -119,12 +119,12 @@ pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
 }
 
-/// Every series called `name` whose labels contain `wanted`, with its samples since `since_ms`.
+/// The first `limit` series called `name` whose labels contain `wanted`, with their samples since `since_ms`.
 pub(super) fn series(
     connection: &Connection,
     name: &str,
     wanted: &LabelMap,
-    since_ms: i64,
+    (since_ms, limit): (i64, usize),
 ) -> anyhow::Result<Vec<SeriesRow>> {
     let mut named = connection.prepare_cached("SELECT id, labels FROM series WHERE name = ?1 ORDER BY id")?;
     let mut select = connection.prepare_cached(
@@ -134,7 +134,10 @@ pub(super) fn series(
     let mut rows = named.query(params![name])?;
     while let Some(row) = rows.next()? {
         let labels: LabelMap = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
-        if left == 0 || !wanted.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+        if left == 0 || found.len() == limit {
+            break;
+        }
+        if !wanted.iter().all(|(key, value)| labels.get(key) == Some(value)) {
             continue;
         }
         let id: i64 = row.get(0)?;
@@ -159,21 +162,27 @@ pub(super) fn names(connection: &Connection) -> anyhow::Result<Vec<(String, i64)
 
 /// Growth of every counter called `name` since `since_ms`; a fall is a reset and counts from zero.
 fn growth(connection: &Connection, name: &str, since_ms: i64) -> anyhow::Result<Vec<Growth>> {
-    let all = series(connection, name, &LabelMap::new(), since_ms)?;
-    Ok(all
-        .into_iter()
-        .filter_map(|row| {
-            let values: Vec<(i64, f64)> =
-                row.samples.iter().filter_map(|(time, value)| Some((*time, (*value)?))).collect();
-            let (first_ms, mut before) = *values.first()?;
-            let mut increase = 0.0;
-            for &(_, value) in &values[1..] {
-                increase += if value >= before { value - before } else { value };
-                before = value;
-            }
-            Some(Growth { labels: row.labels, increase, first_ms, last_ms: values.last()?.0 })
-        })
-        .collect())
+    let mut named = connection.prepare_cached("SELECT id, labels FROM series WHERE name = ?1 ORDER BY id")?;
+    let mut select = connection.prepare_cached(
+        "SELECT timestamp_ms, value FROM samples WHERE series = ?1 AND timestamp_ms >= ?2 AND value IS NOT NULL \
+         ORDER BY timestamp_ms",
+    )?;
+    let (mut found, mut rows) = (Vec::new(), named.query(params![name])?);
+    while let Some(row) = rows.next()? {
+        // Samples are not kept, so there is no bound to them but time: a sum over a part of them would be wrong.
+        let mut samples = select.query(params![row.get::<_, i64>(0)?, since_ms])?;
+        let Some(first) = samples.next()? else { continue };
+        let (first_ms, mut before): (i64, f64) = (first.get(0)?, first.get(1)?);
+        let (mut last_ms, mut increase) = (first_ms, 0.0);
+        while let Some(sample) = samples.next()? {
+            let value: f64 = sample.get(1)?;
+            increase += if value >= before { value - before } else { value };
+            (last_ms, before) = (sample.get(0)?, value);
+        }
+        let labels = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
+        found.push(Growth { labels, increase, first_ms, last_ms });
+    }
+    Ok(found)
 }
 
 pub(super) use red::{AnomalyFilter, anomalies, edges, red};

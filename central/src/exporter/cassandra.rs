@@ -47,6 +47,7 @@ pub struct Cassandra {
     catalogue: Mutex<HashSet<(String, i32)>>,
     rows: Counter,
     truncated: Counter,
+    cut: Counter,
     clamped: Counter,
 }
 
@@ -70,6 +71,10 @@ impl Cassandra {
             catalogue: Mutex::default(),
             rows: registry.counter("mirador_cassandra_rows", "Log rows that Cassandra has acknowledged."),
             truncated: registry.counter("mirador_cassandra_truncated_bodies", "Log bodies cut at max_body_bytes."),
+            cut: registry.counter(
+                "mirador_cassandra_cut_attributes",
+                "Log records that lost the ends of their attributes (over 1 MiB) or of their resource's (over 32 KiB).",
+            ),
             clamped: registry.counter(
                 "mirador_cassandra_clamped_times",
                 "Log records whose event time lies outside the kept range; they are filed at its edge.",
@@ -100,6 +105,7 @@ impl Cassandra {
         if outcome.is_ok() {
             self.rows.inc_by(rows);
             self.truncated.inc_by(read.truncated);
+            self.cut.inc_by(read.cut);
             self.clamped.inc_by(read.clamped);
         }
         outcome

@@ -110,6 +110,7 @@ pub struct Embedded {
 struct Meters {
     written: Counter,
     failed: Counter,
+    cut: Counter,
     expired: Family<Vec<(&'static str, &'static str)>, Counter>,
     size: Gauge,
 }
@@ -119,6 +120,10 @@ impl Meters {
         let meters = Self {
             written: registry.counter("mirador_embedded_written_rows", "Rows committed to the embedded store."),
             failed: registry.counter("mirador_embedded_failed_writes", "Writes that the embedded store refused."),
+            cut: registry.counter(
+                "mirador_embedded_cut_rows",
+                "Spans and log records that lost the ends of their resource's attributes, because these have more than 32 KiB.",
+            ),
             expired: registry.counter_family(
                 "mirador_embedded_expired_rows",
                 "Rows deleted by the limits of the embedded store, by reason (age, size).",
@@ -250,8 +255,9 @@ fn reader(path: &Path) -> anyhow::Result<Connection> {
 impl TraceStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
         Box::pin(async move {
-            let (rows, rejected) = rows::spans(request, crate::clock::unix_nano());
+            let rows::Read { rows, rejected, cut } = rows::spans(request, crate::clock::unix_nano());
             self.write(Data::Spans(rows)).await?;
+            self.meters.cut.inc_by(cut);
             if rejected == 0 {
                 return Ok(());
             }
@@ -265,7 +271,12 @@ impl TraceStore for Embedded {
 
 impl LogStore for Embedded {
     fn store<'a>(&'a self, request: &'a Request) -> Stored<'a> {
-        Box::pin(async move { self.write(Data::Logs(rows::logs(request, crate::clock::unix_nano()))).await })
+        Box::pin(async move {
+            let rows::Read { rows, cut, .. } = rows::logs(request, crate::clock::unix_nano());
+            self.write(Data::Logs(rows)).await?;
+            self.meters.cut.inc_by(cut);
+            Ok(())
+        })
     }
 }
 

@@ -8,7 +8,7 @@ mod post;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mirador_otlp::Request;
 use mirador_service::metrics::Registry;
@@ -18,14 +18,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ExportError, LogStore, Stored, TraceStore};
+use crate::complaint::Complaint;
 pub use post::{Answer, Poster};
-pub(in crate::exporter) use post::{client, configured, http_url, kind, printable, read_capped, retry_after, shown};
+pub(in crate::exporter) use post::{
+    client, configured, http_url, kind, printable, read_capped, retry_after, shown, small,
+};
 
 /// Sections `exporters.otlphttp_traces` and `exporters.otlphttp_logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs`. With
+    /// The full URL, path included, as in `http://victorialogs:9428/insert/opentelemetry/v1/logs` (VictoriaLogs answers
+    /// 200 to rows that it drops, those outside of its retention among them, and counts them as
+    /// `vl_rows_dropped_total`). With
     /// `https` the server's certificate is checked against `tls.ca_file`, or against the system's. No default.
     pub endpoint: String,
     /// Headers sent with every request: credentials, tenants, `VL-Stream-Fields`. Default: none.
@@ -82,6 +87,8 @@ pub enum Compression {
 pub struct OtlpHttp {
     section: &'static str,
     poster: Poster,
+    strange: Complaint,
+    warned: Complaint,
 }
 
 impl OtlpHttp {
@@ -90,14 +97,18 @@ impl OtlpHttp {
     /// # Errors
     /// When the URL or a header is malformed; the text names the key.
     pub fn new(section: &'static str, config: &Config, registry: &Registry) -> anyhow::Result<Self> {
-        Ok(Self { section, poster: Poster::new(section, config, registry)? })
+        let poster = Poster::new(section, config, registry)?;
+        Ok(Self { section, poster, strange: Complaint::default(), warned: Complaint::default() })
     }
 
     async fn send(&self, request: &Request) -> Result<(), ExportError> {
         let answer = self.poster.post(request.bytes().clone()).await?;
         let Some(partial) = answer::partial(request.signal(), &answer) else {
             // The status says that the data was taken; sending it again because of its text would store it twice.
-            tracing::warn!(exporter = self.section, "the backend took the data with an answer that is not OTLP's");
+            if let Some(times) = self.strange.due(Instant::now()) {
+                let exporter = self.section;
+                tracing::warn!(exporter, times, "the backend took the data with an answer that is not OTLP's");
+            }
             return Ok(());
         };
         // The sender must not retry a partial success, whatever it rejects (OTLP specification, "Partial Success").
@@ -106,8 +117,11 @@ impl OtlpHttp {
             let reason = format!("{}: the backend rejected {rejected} items: {}", self.section, partial.message);
             return Err(ExportError::Partial { rejected, reason });
         }
-        if !partial.message.is_empty() {
-            tracing::warn!(exporter = self.section, message = %partial.message, "the backend took the data with a warning");
+        if !partial.message.is_empty()
+            && let Some(times) = self.warned.due(Instant::now())
+        {
+            let (exporter, message) = (self.section, &partial.message);
+            tracing::warn!(exporter, %message, times, "the backend took the data with a warning");
         }
         Ok(())
     }

@@ -17,12 +17,14 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time;
 
 use mirador_otlp::Request;
 use mirador_service::backoff::{Backoff, RetryConfig};
 use tokio::time::Instant;
 
 use super::{ExportError, LogStore, MetricStore, Stored, TraceStore};
+use crate::complaint::Complaint;
 use crate::series::SeriesBatch;
 use halves::Divide;
 pub use meters::{Meters, Registered};
@@ -35,6 +37,7 @@ pub struct Retrying<S: ?Sized> {
     store: Arc<S>,
     retry: RetryConfig,
     meters: Meters,
+    dropped: Complaint,
 }
 
 /// How a store takes a request.
@@ -43,7 +46,7 @@ type Store<S, T> = for<'a> fn(&'a S, &'a T) -> Stored<'a>;
 impl<S: ?Sized> Retrying<S> {
     /// Wraps `store`.
     pub fn new(store: Arc<S>, retry: RetryConfig, meters: Meters) -> Self {
-        Self { store, retry, meters }
+        Self { store, retry, meters, dropped: Complaint::default() }
     }
 
     /// Tries until it is settled or the time since `started` is up.
@@ -78,7 +81,10 @@ impl<S: ?Sized> Retrying<S> {
             return Ok(());
         }
         self.meters.dropped(rejected);
-        tracing::warn!(exporter = self.meters.exporter(), rejected, %reason, "the backend refuses items for good; they are dropped");
+        if let Some(times) = self.dropped.due(time::Instant::now()) {
+            let exporter = self.meters.exporter();
+            tracing::warn!(exporter, rejected, %reason, times, "the backend refuses items for good; they are dropped");
+        }
         Err(ExportError::Partial { rejected, reason })
     }
 

@@ -24,8 +24,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore};
 
+use super::otlphttp::small;
 use super::{ExportError, MetricStore, Stored};
-use crate::series::SeriesBatch;
+use crate::series::{STALE_NAN, Series, SeriesBatch};
 use post::{Answer, Poster};
 
 /// Series from which on a block is encoded and compressed off the async workers.
@@ -113,13 +114,14 @@ struct Meters {
     fallbacks: Counter,
     conflict: Counter,
     too_large: Counter,
+    nan: Counter,
 }
 
 impl Meters {
     fn new(registry: &Registry) -> Self {
         let dropped = registry.counter_family::<Labels>(
             "mirador_victoriametrics_dropped_samples",
-            "Samples that the store refused for good",
+            "Samples that the store refused for good, and NaN, which VictoriaMetrics takes without a word and does not keep, by reason",
         );
         registry.declare_labels("mirador_victoriametrics_dropped_samples", &["reason"]);
         let reason = |reason: &str| dropped.get_or_create_owned(&vec![("reason", reason.to_owned())]);
@@ -136,6 +138,7 @@ impl Meters {
             ),
             conflict: reason("conflict"),
             too_large: reason("too_large"),
+            nan: reason("nan"),
         }
     }
 }
@@ -178,28 +181,40 @@ impl RemoteWrite {
         let with_exemplars = self.protocol == Protocol::Prometheus;
         let mut waiting = encode::blocks(batch, self.max_block_bytes, with_exemplars);
         waiting.reverse();
+        let (mut rejected, mut reason) = (0, String::new());
         while let Some(range) = waiting.pop() {
             let samples: usize = batch.series[range.clone()].iter().map(|series| series.samples.len()).sum();
             match self.send(batch, range.clone()).await? {
                 Answer::Taken => {
-                    self.meters.samples.inc_by(samples as u64);
+                    let swallowed = self.swallowed(&batch.series[range]);
+                    self.meters.nan.inc_by(swallowed);
+                    self.meters.samples.inc_by((samples as u64).saturating_sub(swallowed));
                 }
-                Answer::Conflict => {
-                    self.meters.conflict.inc_by(samples as u64);
-                }
-                _ if range.len() > 1 => {
+                Answer::TooLarge(_) if range.len() > 1 => {
                     self.meters.splits.inc();
                     let middle = range.start + range.len() / 2;
                     waiting.extend([middle..range.end, range.start..middle]);
                 }
-                _ => {
+                Answer::Conflict(said) | Answer::Refused(said) | Answer::WrongEncoding(said) => {
+                    self.meters.conflict.inc_by(samples as u64);
+                    (rejected, reason) = (rejected + samples as u64, said);
+                }
+                Answer::TooLarge(said) => {
                     self.meters.too_large.inc_by(samples as u64);
-                    let section = self.section;
-                    tracing::warn!(section, samples, "one series is too large for the store and was dropped");
+                    (rejected, reason) = (rejected + samples as u64, format!("one series is too large: {said}"));
                 }
             }
         }
-        Ok(())
+        if rejected == 0 { Ok(()) } else { Err(ExportError::Partial { rejected, reason }) }
+    }
+
+    /// Samples that are answered 2xx and not kept: VictoriaMetrics has no form for a NaN that is no stale marker.
+    fn swallowed(&self, series: &[Series]) -> u64 {
+        if self.protocol != Protocol::Victoriametrics {
+            return 0;
+        }
+        let values = series.iter().flat_map(|series| series.samples.iter().map(|(_, value)| *value));
+        values.filter(|value| value.is_nan() && value.to_bits() != STALE_NAN.to_bits()).count() as u64
     }
 
     /// Sends one block; the answer is `Taken`, `Conflict` or `TooLarge`.
@@ -264,12 +279,12 @@ fn compress(
     match codec {
         Codec::Snappy => {
             let packed = snap::raw::Encoder::new().compress_vec(raw).map_err(std::io::Error::other)?;
-            Ok((packed.into(), kept))
+            Ok((small(packed), kept))
         }
         Codec::Zstd => {
             let mut compressor = kept.map_or_else(|| Compressor::new(level), Ok)?;
             let packed = compressor.compress(raw)?;
-            Ok((packed.into(), Some(compressor)))
+            Ok((small(packed), Some(compressor)))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! waited for, because metrics must not wait for logs. Never: scores.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mirador_otlp::{Limits, Request, Signal};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -18,6 +18,7 @@ use super::detector::{EpisodeKind, Reason};
 use super::incidents::Mark;
 use super::telemetry::Telemetry;
 use super::watch::Change;
+use crate::complaint::Complaint;
 use crate::exporter::{ExportError, LogStore};
 use crate::metrics_out::points::text;
 use crate::series::Labels;
@@ -243,7 +244,7 @@ pub(super) async fn run(store: Option<Arc<dyn LogStore>>, mut events: mpsc::Rece
     let mut batch = Vec::with_capacity(BATCH);
     while events.recv_many(&mut batch, BATCH).await > 0 {
         if let (Some(store), Some(request)) = (&store, request(&batch))
-            && !deliver(store.as_ref(), &request).await
+            && !deliver(store.as_ref(), &request, &telemetry.untold).await
         {
             telemetry.events_dropped.inc_by(batch.len() as u64);
         }
@@ -251,16 +252,20 @@ pub(super) async fn run(store: Option<Arc<dyn LogStore>>, mut events: mpsc::Rece
     }
 }
 
-async fn deliver(store: &dyn LogStore, request: &Request) -> bool {
+async fn deliver(store: &dyn LogStore, request: &Request, untold: &Complaint) -> bool {
     for attempt in 1..=ATTEMPTS {
         match store.store(request).await {
             Ok(()) => return true,
             Err(error @ (ExportError::Retry { .. } | ExportError::Fatal { .. })) if attempt < ATTEMPTS => {
-                tracing::warn!(%error, attempt, "episodes wait for the store of logs");
+                if let Some(times) = untold.due(Instant::now()) {
+                    tracing::warn!(%error, times, "episodes wait for the store of logs");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => {
-                tracing::warn!(%error, records = request.items(), "episodes were not stored");
+                if let Some(times) = untold.due(Instant::now()) {
+                    tracing::warn!(%error, records = request.items(), times, "episodes were not stored");
+                }
                 return false;
             }
         }

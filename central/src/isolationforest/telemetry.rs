@@ -7,6 +7,7 @@ use mirador_service::metrics::{Counter, Gauge, Labels, Registry};
 
 use super::pass::{OVERFLOW, Outcome, Unscored};
 use super::resources::kind::Kind;
+use crate::complaint::Complaint;
 use crate::normalise::tally::Loss;
 
 /// Handles, looked up once.
@@ -40,6 +41,10 @@ pub(super) struct Telemetry {
     pub(super) samples: Counter,
     /// Points that the store refused for good.
     pub(super) poisoned: Counter,
+    /// The store does not take what is written.
+    pub(super) refused: Complaint,
+    /// Episodes find no store.
+    pub(super) untold: Complaint,
 }
 
 /// How a group commit ended.
@@ -120,6 +125,8 @@ impl Telemetry {
             forest: Whole::new(registry),
             samples: registry.counter("mirador_isolationforest_samples", "Samples that the store has taken"),
             poisoned: registry.counter("mirador_isolationforest_poisoned", "Datapoints that the store refused for good"),
+            refused: Complaint::default(),
+            untold: Complaint::default(),
         }
     }
 
@@ -141,6 +148,14 @@ impl Telemetry {
         self.forest.resources_over_limit.inc_by(outcome.resources_over_limit);
         self.truncated.inc_by(outcome.tally.truncated);
         self.conflicts.inc_by(outcome.tally.conflicts);
+    }
+
+    /// The store has taken a group.
+    pub(super) fn stored(&self) {
+        self.commit(Commit::Stored);
+        if self.refused.is_over() {
+            tracing::info!("the metric store takes batches again");
+        }
     }
 
     /// One group commit ended.

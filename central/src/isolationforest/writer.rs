@@ -8,7 +8,7 @@
 //! batch per write in flight.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{self, Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -136,7 +136,7 @@ async fn commit(store: Arc<dyn MetricStore>, telemetry: Telemetry, mut parts: Ve
     match store.write(Arc::clone(&batch)).await {
         Ok(()) => {
             telemetry.samples.inc_by(samples as u64);
-            telemetry.commit(Commit::Stored);
+            telemetry.stored();
             for part in parts {
                 let settled = part.usual();
                 part.answer(Ok(settled));
@@ -176,7 +176,7 @@ async fn commit_alone(store: &dyn MetricStore, telemetry: &Telemetry, mut part: 
     match store.write(Arc::new(SeriesBatch { series })).await {
         Ok(()) => {
             telemetry.samples.inc_by(samples as u64);
-            telemetry.commit(Commit::Stored);
+            telemetry.stored();
             let settled = part.usual();
             part.answer(Ok(settled));
         }
@@ -198,7 +198,12 @@ fn refuse(telemetry: &Telemetry, part: Part, reason: &str) {
 fn fail(telemetry: &Telemetry, parts: Vec<Part>, error: &ExportError) {
     let fatal = matches!(error, ExportError::Fatal { .. });
     telemetry.commit(if fatal { Commit::Fatal } else { Commit::Retry });
-    tracing::warn!(%error, requests = parts.len(), "the metric store did not take a batch");
+    let requests = parts.len();
+    if let Some(times) = telemetry.refused.due(time::Instant::now()) {
+        tracing::warn!(%error, requests, times, "the metric store did not take a batch");
+    } else {
+        tracing::debug!(%error, requests, "the metric store did not take a batch again");
+    }
     for part in parts {
         part.answer(Err(error.clone()));
     }

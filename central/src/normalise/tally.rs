@@ -9,6 +9,8 @@ pub enum Loss {
     NoTime,
     /// The point lies so far ahead that the store would discard it silently.
     FarFuture,
+    /// The point is older than what is kept.
+    TooOld,
     /// The point has neither a value nor the flag that says so.
     NoValue,
     /// A histogram whose bucket counts do not fit its bounds, or whose bounds do not ascend.
@@ -31,9 +33,10 @@ pub enum Loss {
 
 impl Loss {
     /// All reasons, in the order of the enum.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoTime,
         Self::FarFuture,
+        Self::TooOld,
         Self::NoValue,
         Self::BadBuckets,
         Self::NoTemporality,
@@ -50,6 +53,7 @@ impl Loss {
         match self {
             Self::NoTime => "no_time",
             Self::FarFuture => "far_future",
+            Self::TooOld => "too_old",
             Self::NoValue => "no_value",
             Self::BadBuckets => "bad_buckets",
             Self::NoTemporality => "no_temporality",

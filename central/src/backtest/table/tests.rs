@@ -66,6 +66,12 @@ fn a_table_without_times_or_numbers_is_refused_with_its_columns() {
 }
 
 #[test]
+fn a_file_of_which_no_line_can_be_read_says_so_with_the_reason() {
+    let error = try_layout("\"never closed\n\"nor here\n", None, &[]).unwrap_err().to_string();
+    assert!(error.starts_with("none of its first lines can be read (") && error.contains("quote"), "{error}");
+}
+
+#[test]
 fn a_field_is_a_number_nothing_or_no_number() {
     assert_eq!(number(" 1.5e3 "), Some(Reading::Value(1500.0)));
     for nothing in ["", " ", "NaN", "null", "-", "inf", "-Infinity"] {

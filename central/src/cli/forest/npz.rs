@@ -9,6 +9,7 @@ use zip::ZipArchive;
 
 use super::npy::{self, Array};
 use super::table::{self, Bad, Columns, Table};
+use crate::columns;
 
 /// What one array may unpack to.
 const MOST_BYTES: u64 = 4 << 30;
@@ -27,7 +28,8 @@ pub(super) fn read(bytes: &[u8], columns: &Columns<'_>) -> Result<Table> {
     let names = names.context("the name of an array is no text")?;
     let label = match columns.label {
         Some(label) => {
-            ensure!(names.iter().any(|name| name == label), "--label {label}: the arrays are {}", names.join(", "));
+            let known = names.iter().any(|name| name == label);
+            ensure!(known, "--label {label}: the arrays are {}", columns::list(&names));
             Some(label)
         }
         None => table::LABELS.into_iter().find(|label| names.iter().any(|name| name == label)),
@@ -37,7 +39,7 @@ pub(super) fn read(bytes: &[u8], columns: &Columns<'_>) -> Result<Table> {
         [only] => only,
         [one, other] if label == Some(other) => one,
         [one, other] if label == Some(one) => other,
-        _ => bail!("it has no array X; its arrays are {}", names.join(", ")),
+        _ => bail!("it has no array X; its arrays are {}", columns::list(&names)),
     };
     let rows = array(&mut archive, features)?;
     let labels = label.map(|label| array(&mut archive, label)).transpose()?;

@@ -6,6 +6,8 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
+use crate::columns;
+
 /// What the command line says about columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Columns<'a> {
@@ -54,7 +56,9 @@ impl Table {
     /// What may help when no row is left.
     pub(super) fn hint(&self) -> String {
         let column = self.bad.first().and_then(|bad| bad.column.as_deref());
-        column.map_or_else(String::new, |name| format!("; if column {name} is no feature: --ignore {name}"))
+        column.map_or_else(String::new, |name| {
+            format!("; if column {0} is no feature: --ignore {0}", columns::shown(name))
+        })
     }
 }
 

@@ -113,6 +113,8 @@ fn what_cannot_be_scored_at_all_says_why() {
     assert!(error_on(TABLE.as_bytes(), "--trees 0").contains("trees is 0, it must be 1 to 10000"));
     assert!(error_on(TABLE.as_bytes(), "--depth 17").contains("`auto` or 1 to 16"));
     assert!(error_on(b"PK\x03\x04 but no archive", "").contains("it is no .npz"));
+    let binary = error_on(b"\x7fELF\x02\x01\x00\x1b[2J,b\nx,y\n", "");
+    assert!(binary.contains("\\u{7f}ELF") && !binary.chars().any(char::is_control), "{binary}");
     let gone = Line::try_parse_from(["forest", "--input", "no/such/file"]).unwrap().options;
     assert!(format!("{:#}", score(&gone, &mut Vec::new(), &mut Vec::new()).unwrap_err()).contains("no/such/file"));
 }

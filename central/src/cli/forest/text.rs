@@ -6,6 +6,7 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::table::{self, Bad, Columns, Table};
+use crate::columns;
 
 /// Words for a value that is not known.
 const MISSING: [&str; 6] = ["", "na", "nan", "null", "none", "?"];
@@ -68,7 +69,7 @@ struct Layout {
 impl Layout {
     fn new(names: &[String], columns: &Columns<'_>) -> Result<Self> {
         let find = |wanted: &str| names.iter().position(|name| name == wanted);
-        let known = || names.join(", ");
+        let known = || columns::list(names);
         let label = match columns.label {
             Some(wanted) => {
                 let found = find(wanted);
@@ -105,7 +106,7 @@ impl Layout {
             let Some(value) = value(field) else {
                 let name = &names[*column];
                 let text: String = String::from_utf8_lossy(field).chars().take(40).collect();
-                return Err((format!("{name} is {text:?}, which is no number"), Some(name.clone())));
+                return Err((format!("{} is {text:?}, which is no number", columns::shown(name)), Some(name.clone())));
             };
             values.push(value);
         }

@@ -397,13 +397,71 @@ async fn unknown_paths_and_other_methods_are_answered_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_rows_than_the_limit_are_never_answered() {
+async fn a_limit_is_from_1_to_1000_everywhere_and_another_one_is_refused_with_the_bound() {
     let served = served().await;
-    for path in ["logs", "traces", "anomalies", "red", "graph"] {
-        served.good(&format!("/api/v1/{path}?limit=18446744073709551615")).await;
+    for path in ["logs?", "traces?", "anomalies?", "red?", "graph?", "series?name=up&"] {
+        for right in ["1", "1000"] {
+            served.good(&format!("/api/v1/{path}limit={right}")).await;
+        }
+        for limit in ["0", "1001", "99999999", "18446744073709551616", "-1", "1.5", "many", ""] {
+            let (status, body) = served.ask(&format!("/api/v1/{path}limit={limit}")).await;
+            let told = format!("limit={limit}: a whole number from 1 to 1000 is right");
+            assert_eq!((status, body["error"].as_str()), (400, Some(told.as_str())), "{path}");
+        }
     }
-    assert_eq!(super::bounded(Some(usize::MAX), 50).ok(), Some(super::MAX_LIMIT));
-    assert_eq!(super::bounded(None, 50).ok(), Some(50));
+    assert_eq!(served.good("/api/v1/series?name=up&limit=1").await.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_that_is_not_known_is_told_with_the_one_that_is_meant_and_all_there_are() {
+    let served = served().await;
+    for (asked, told) in [
+        (
+            "logs?limt=5",
+            "limt is no parameter of /api/v1/logs; did you mean limit? It has since, limit, service, min_severity, trace_id, contains",
+        ),
+        (
+            "traces?min-duration-ms=5",
+            "min-duration-ms is no parameter of /api/v1/traces; did you mean min_duration_ms? It has since, limit, service, errors, min_duration_ms",
+        ),
+        ("red?color=red", "color is no parameter of /api/v1/red; it has since, limit"),
+        ("services?since=1m", "since is no parameter of /api/v1/services, which has none"),
+        ("red?limit=1&limit=2", "limit is given twice: once is right"),
+        ("logs?min_severity=25", "min_severity=25: a whole number from 0 to 24 is right"),
+        ("anomalies?flagged=1", "flagged=1: true or false is right"),
+        ("traces?min_duration_ms=inf", "min_duration_ms=inf: a number of milliseconds, 0 or more, is right"),
+    ] {
+        let (status, body) = served.ask(&format!("/api/v1/{asked}")).await;
+        assert_eq!((status, body["error"].as_str()), (400, Some(told)), "{asked}");
+    }
+    let long = "x".repeat(5000);
+    let (status, body) = served.ask(&format!("/api/v1/red?{long}=1")).await;
+    assert!(status == 400 && body["error"].as_str().unwrap().len() < 200, "{body}");
+    let (status, body) = served.ask(&format!("/api/v1/traces/{}?since=1m", "01".repeat(16))).await;
+    assert!(status == 400 && body["error"].as_str().unwrap().starts_with("since is no parameter"), "{body}");
+    let (status, _) = served.ask("/api/v1/traces/%ff").await;
+    assert_eq!(status, 400, "what is no text is answered in JSON, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_parameters_are_those_that_there_are() {
+    let served = served().await;
+    let page = include_str!("../../../../docs/embedded.md");
+    let mut paths = 0;
+    for row in page.lines().filter(|line| line.starts_with("| `/api/v1/")) {
+        let cells: Vec<String> = row.split('|').map(|cell| cell.trim().replace('`', "")).collect();
+        let (path, parameters) = (cells[1].replace("{trace_id}", &"01".repeat(16)), &cells[2]);
+        paths += 1;
+        if path.ends_with("/series") {
+            assert_eq!(parameters, "name, since, limit, and any label");
+            continue;
+        }
+        let (status, body) = served.ask(&format!("{path}?zzz=1")).await;
+        let told = body["error"].as_str().unwrap();
+        let end = if parameters == "none" { "which has none".to_owned() } else { format!("it has {parameters}") };
+        assert!(status == 400 && told.ends_with(&end), "{path}: {told}");
+    }
+    assert_eq!(paths, 9, "every path is on the page");
 }
 
 #[tokio::test(flavor = "multi_thread")]

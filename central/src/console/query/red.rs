@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{Growth, LabelMap, growth};
@@ -105,12 +105,9 @@ impl IncidentRow {
     }
 }
 
-/// What is asked about anomalies.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What is asked about anomalies besides their range.
+#[derive(Debug, Default)]
 pub(in crate::console) struct AnomalyFilter {
-    pub(in crate::console) since: Option<String>,
-    pub(in crate::console) limit: Option<usize>,
     /// Series of this service only: by their label `service_name`, else `server`, else the name in `job`.
     pub(in crate::console) service: Option<String>,
     /// `true`: only series that were flagged; `false`: only the others.

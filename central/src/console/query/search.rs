@@ -1,31 +1,29 @@
 //! Traces, spans and log records.
 
 use rusqlite::{Connection, Row, params};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::exporter::embedded::hex;
 
-/// What `/api/v1/traces` may ask for.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What `/api/v1/traces` may ask for besides its range.
+#[derive(Debug, Default)]
 pub(in crate::console) struct TraceFilter {
+    /// Traces with a span of this service only.
     pub(in crate::console) service: Option<String>,
-    pub(in crate::console) since: Option<String>,
-    pub(in crate::console) limit: Option<usize>,
-    pub(in crate::console) errors: Option<bool>,
+    /// Traces with a failed span only.
+    pub(in crate::console) errors: bool,
+    /// Traces with a span that took so long.
     pub(in crate::console) min_duration_ms: Option<f64>,
 }
 
-/// What `/api/v1/logs` may ask for.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What `/api/v1/logs` may ask for besides its range.
+#[derive(Debug, Default)]
 pub(in crate::console) struct LogFilter {
     pub(in crate::console) service: Option<String>,
-    pub(in crate::console) since: Option<String>,
-    pub(in crate::console) limit: Option<usize>,
     pub(in crate::console) min_severity: Option<i32>,
-    pub(in crate::console) trace_id: Option<String>,
+    pub(in crate::console) trace_id: Option<Vec<u8>>,
+    /// A part of the body, as it is written.
     pub(in crate::console) contains: Option<String>,
 }
 
@@ -111,8 +109,7 @@ pub(in crate::console) fn traces(
          GROUP BY spans.trace_id ORDER BY min(start_nanos) DESC",
     )?;
     let minimum = filter.min_duration_ms.map(|ms| (ms * 1e6) as i64);
-    let errors = filter.errors.unwrap_or(false);
-    let mut rows = statement.query(params![since_nanos, filter.service, errors, minimum, limit])?;
+    let mut rows = statement.query(params![since_nanos, filter.service, filter.errors, minimum, limit])?;
     let mut root = connection.prepare_cached(
         "SELECT service, name FROM spans WHERE trace_id = ?1 \
          ORDER BY length(parent_span_id) > 0, start_nanos LIMIT 1",
@@ -170,7 +167,6 @@ pub(in crate::console) fn trace(connection: &Connection, trace_id: &[u8]) -> any
 pub(in crate::console) fn logs(
     connection: &Connection,
     filter: &LogFilter,
-    trace_id: Option<&[u8]>,
     since_nanos: i64,
     limit: i64,
 ) -> anyhow::Result<Vec<LogOut>> {
@@ -180,8 +176,8 @@ pub(in crate::console) fn logs(
            AND (?4 IS NULL OR trace_id = ?4) AND (?5 IS NULL OR instr(body, ?5) > 0) \
          ORDER BY time_nanos DESC LIMIT ?6",
     )?;
-    let mut rows =
-        statement.query(params![since_nanos, filter.service, filter.min_severity, trace_id, filter.contains, limit])?;
+    let LogFilter { service, min_severity, trace_id, contains } = filter;
+    let mut rows = statement.query(params![since_nanos, service, min_severity, trace_id, contains, limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(LogOut {

@@ -6,6 +6,7 @@
 //! Never: touches the network, writes a null.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mirador_otlp::Request;
@@ -16,7 +17,7 @@ use scylla::SerializeRow;
 use scylla::value::{CqlDate, CqlTimeuuid, MaybeUnset};
 
 use super::Config;
-use crate::exporter::is_id;
+use crate::exporter::{is_id, shorten};
 use crate::logs::identity;
 
 /// 100 ns ticks between the Gregorian reform (the epoch of version 1 UUIDs, RFC 9562 §5.1) and 1970.
@@ -51,7 +52,8 @@ pub(super) struct LogRow {
     pub(super) pod: MaybeUnset<String>,
     pub(super) node: MaybeUnset<String>,
     pub(super) attributes: BTreeMap<String, String>,
-    pub(super) resource: BTreeMap<String, String>,
+    /// One map for all rows of a resource.
+    pub(super) resource: Arc<BTreeMap<String, String>>,
     pub(super) scope: MaybeUnset<String>,
 }
 
@@ -89,6 +91,7 @@ pub(super) struct Placed {
 pub(super) struct Read {
     pub(super) rows: Vec<Placed>,
     pub(super) truncated: u64,
+    pub(super) cut: u64,
     pub(super) clamped: u64,
 }
 
@@ -139,7 +142,7 @@ pub(super) fn shards(config: &Config, service: &str) -> u16 {
 
 /// Reads every record of the request; `now` (since the epoch) stands in for a missing time and bounds the others.
 pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
-    let mut found = Read { rows: Vec::with_capacity(request.items()), truncated: 0, clamped: 0 };
+    let mut found = Read { rows: Vec::with_capacity(request.items()), truncated: 0, cut: 0, clamped: 0 };
     let mut names = identity::Names::default();
     for resource_logs in request.resource_logs() {
         let resource = resource_logs.resource();
@@ -156,8 +159,9 @@ pub(super) fn read(request: &Request, config: &Config, now: Duration) -> Read {
                     None => (now.as_nanos() as u64, start_of_bucket(now.as_nanos() as u64, config)),
                 };
                 found.clamped += u64::from(stamped.is_some() && kept_under != time);
-                let (row, cut) = shared.row(&record, scope.name(), &Filed { name, time, kept_under });
-                found.truncated += u64::from(cut);
+                let (row, shortened) = shared.row(&record, scope.name(), &Filed { name, time, kept_under });
+                found.truncated += u64::from(shortened.body);
+                found.cut += u64::from(shortened.attributes);
                 let by_trace = trace_row(&row, &record);
                 found.rows.push(Placed { row, by_trace });
             }
@@ -173,11 +177,19 @@ struct Filed {
     kept_under: u64,
 }
 
+/// What of a record was too long.
+struct Shortened {
+    body: bool,
+    /// Its attributes or those of its resource.
+    attributes: bool,
+}
+
 /// What all rows of one resource share.
 struct Shared<'a> {
     config: &'a Config,
     service: String,
-    resource: BTreeMap<String, String>,
+    resource: Arc<BTreeMap<String, String>>,
+    is_cut: bool,
     namespace: MaybeUnset<String>,
     pod: MaybeUnset<String>,
     node: MaybeUnset<String>,
@@ -185,25 +197,30 @@ struct Shared<'a> {
 
 impl<'a> Shared<'a> {
     fn of(resource: &Resource<'_>, config: &'a Config) -> Self {
-        let texts = texts(&resource.attributes());
-        let hot = |key: &str| texts.get(key).cloned().map_or(MaybeUnset::Unset, MaybeUnset::Set);
+        let mut texts = texts(&resource.attributes());
+        let is_cut = shorten::map(&mut texts, shorten::RESOURCE);
+        let hot = |key: &str| texts.get(key).map_or(MaybeUnset::Unset, |value| text(value));
         Self {
             config,
-            service: resource.service_name().unwrap_or("unknown_service").to_owned(),
+            is_cut,
+            service: shorten::name(resource.service_name().unwrap_or("unknown_service")).to_owned(),
             namespace: hot("k8s.namespace.name"),
             pod: hot("k8s.pod.name"),
             node: hot("k8s.node.name"),
-            resource: texts,
+            resource: Arc::new(texts),
         }
     }
 
-    fn row(&self, record: &LogRecord<'_>, scope: &str, filed: &Filed) -> (LogRow, bool) {
+    fn row(&self, record: &LogRecord<'_>, scope: &str, filed: &Filed) -> (LogRow, Shortened) {
         let value = record.body();
         let mut body = value.to_text().into_owned();
         let cut = body.len() > self.config.max_body_bytes;
         if cut {
             body.truncate(body.floor_char_boundary(self.config.max_body_bytes));
         }
+        let mut attributes = texts(&record.attributes());
+        let shortened =
+            Shortened { body: cut, attributes: shorten::map(&mut attributes, shorten::ATTRIBUTES) || self.is_cut };
         let width = self.config.bucket_width.as_secs().max(1);
         let row = LogRow {
             tenant: self.config.tenant.clone(),
@@ -224,11 +241,11 @@ impl<'a> Shared<'a> {
             namespace: self.namespace.clone(),
             pod: self.pod.clone(),
             node: self.node.clone(),
-            attributes: texts(&record.attributes()),
-            resource: self.resource.clone(),
+            attributes,
+            resource: Arc::clone(&self.resource),
             scope: text(scope),
         };
-        (row, cut)
+        (row, shortened)
     }
 }
 
@@ -293,7 +310,7 @@ fn set_if<T>(is_set: bool, value: T) -> MaybeUnset<T> {
 }
 
 fn text(text: &str) -> MaybeUnset<String> {
-    set_if(!text.is_empty(), text.to_owned())
+    set_if(!text.is_empty(), shorten::name(text).to_owned())
 }
 
 fn id(bytes: &[u8], length: usize) -> MaybeUnset<Vec<u8>> {

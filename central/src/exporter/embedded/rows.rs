@@ -1,12 +1,17 @@
 //! From views to rows: the only place where the embedded store reads OTLP.
 //!
-//! Never: touches the database.
+//! Invariant: what stands in every row of a resource or a scope is bounded and in memory once. Never: touches the
+//! database.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mirador_otlp::Request;
+use mirador_otlp::resource::Resource;
 use mirador_otlp::value::{Attributes, Value};
 use serde_json::{Map, Value as Json, json};
 
-use crate::exporter::is_id;
+use crate::exporter::{is_id, shorten};
 use crate::logs::identity;
 
 /// One span as it is stored; texts are JSON where the column is structured.
@@ -15,7 +20,7 @@ pub(super) struct SpanRow {
     pub(super) trace_id: Vec<u8>,
     pub(super) span_id: Vec<u8>,
     pub(super) parent_span_id: Vec<u8>,
-    pub(super) service: String,
+    pub(super) service: Arc<str>,
     pub(super) name: String,
     pub(super) kind: i32,
     pub(super) status: i32,
@@ -23,10 +28,10 @@ pub(super) struct SpanRow {
     pub(super) duration_nanos: i64,
     pub(super) status_message: String,
     pub(super) attributes: String,
-    pub(super) resource: String,
+    pub(super) resource: Arc<str>,
     pub(super) events: String,
     pub(super) links: String,
-    pub(super) scope: String,
+    pub(super) scope: Arc<str>,
 }
 
 /// One log record as it is stored.
@@ -34,7 +39,7 @@ pub(super) struct SpanRow {
 pub(super) struct LogRow {
     pub(super) id: [u8; 16],
     pub(super) time_nanos: i64,
-    pub(super) service: String,
+    pub(super) service: Arc<str>,
     pub(super) severity: i32,
     pub(super) severity_text: String,
     pub(super) body: String,
@@ -42,23 +47,59 @@ pub(super) struct LogRow {
     pub(super) span_id: Vec<u8>,
     pub(super) event_name: String,
     pub(super) attributes: String,
-    pub(super) resource: String,
-    pub(super) scope: String,
+    pub(super) resource: Arc<str>,
+    pub(super) scope: Arc<str>,
 }
 
-/// Reads every span of the request, and says how many have no valid ids: rows are named by them.
-/// `now_unix_nano` stands in where a span carries no time.
-pub(super) fn spans(request: &Request, now_unix_nano: u64) -> (Vec<SpanRow>, u64) {
-    let (mut rows, mut rejected) = (Vec::with_capacity(request.items()), 0);
+/// The rows of a request.
+#[derive(Debug)]
+pub(super) struct Read<T> {
+    pub(super) rows: Vec<T>,
+    /// Spans without valid ids, which rows are named by.
+    pub(super) rejected: u64,
+    /// Rows whose resource is too large to stand in each of them.
+    pub(super) cut: u64,
+}
+
+impl<T> Read<T> {
+    fn of(request: &Request) -> Self {
+        Self { rows: Vec::with_capacity(request.items()), rejected: 0, cut: 0 }
+    }
+}
+
+/// What the rows of one resource share.
+struct Shared {
+    service: Arc<str>,
+    resource: Arc<str>,
+    is_cut: bool,
+}
+
+impl Shared {
+    fn of(resource: &Resource<'_>) -> Self {
+        let mut text = object(&resource.attributes()).to_string();
+        let is_cut = text.len() > shorten::RESOURCE;
+        if is_cut {
+            let entries = resource.attributes();
+            let mut map: BTreeMap<String, String> =
+                entries.iter().map(|entry| (entry.key.to_owned(), entry.value.to_text().into_owned())).collect();
+            shorten::map(&mut map, shorten::RESOURCE);
+            text = json!(map).to_string();
+        }
+        let service = shorten::name(resource.service_name().unwrap_or_default());
+        Self { service: service.into(), resource: text.into(), is_cut }
+    }
+}
+
+/// Reads every span of the request. `now_unix_nano` stands in where a span carries no time.
+pub(super) fn spans(request: &Request, now_unix_nano: u64) -> Read<SpanRow> {
+    let mut read = Read::of(request);
     for resource_spans in request.resource_spans() {
-        let resource = resource_spans.resource();
-        let service = resource.service_name().unwrap_or_default();
-        let resource_text = object(&resource.attributes()).to_string();
+        let shared = Shared::of(&resource_spans.resource());
         for scope_spans in resource_spans.scopes() {
-            let scope = scope_spans.scope().name().to_owned();
+            let scope: Arc<str> = shorten::name(scope_spans.scope().name()).into();
             for span in scope_spans.spans() {
                 if !is_id(span.trace_id(), 16) || !is_id(span.span_id(), 8) {
-                    rejected += 1;
+                    read.rejected += 1;
                     continue;
                 }
                 let times = [span.start_time_unix_nano(), span.end_time_unix_nano()];
@@ -77,11 +118,12 @@ pub(super) fn spans(request: &Request, now_unix_nano: u64) -> (Vec<SpanRow>, u64
                                "attributes": object(&link.attributes())})
                     })
                     .collect();
-                rows.push(SpanRow {
+                read.cut += u64::from(shared.is_cut);
+                read.rows.push(SpanRow {
                     trace_id: span.trace_id().to_vec(),
                     span_id: span.span_id().to_vec(),
                     parent_span_id: span.parent_span_id().to_vec(),
-                    service: service.to_owned(),
+                    service: Arc::clone(&shared.service),
                     name: span.name().to_owned(),
                     kind: span.kind(),
                     status: span.status_code(),
@@ -89,35 +131,36 @@ pub(super) fn spans(request: &Request, now_unix_nano: u64) -> (Vec<SpanRow>, u64
                     duration_nanos: clamp(span.end_time_unix_nano().saturating_sub(start)),
                     status_message: span.status_message().to_owned(),
                     attributes: object(&span.attributes()).to_string(),
-                    resource: resource_text.clone(),
+                    resource: Arc::clone(&shared.resource),
                     events: Json::Array(events).to_string(),
                     links: Json::Array(links).to_string(),
-                    scope: scope.clone(),
+                    scope: Arc::clone(&scope),
                 });
             }
         }
     }
-    (rows, rejected)
+    read
 }
 
 /// Reads every log record of the request; `now_unix_nano` stands in where a record carries no time.
-pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Vec<LogRow> {
-    let mut rows = Vec::with_capacity(request.items());
+pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Read<LogRow> {
+    let mut read = Read::of(request);
     let mut names = identity::Names::default();
     for resource_logs in request.resource_logs() {
         let resource = resource_logs.resource();
-        let service = resource.service_name().unwrap_or_default();
-        let resource_text = object(&resource.attributes()).to_string();
+        let shared = Shared::of(&resource);
         for scope_logs in resource_logs.scopes() {
             let scope = scope_logs.scope();
+            let scope_name: Arc<str> = shorten::name(scope.name()).into();
             let context = identity::context(&resource, &scope);
             for record in scope_logs.log_records() {
                 let (id, stamped) = names.next(context, &record);
                 let time = stamped.unwrap_or(now_unix_nano);
-                rows.push(LogRow {
+                read.cut += u64::from(shared.is_cut);
+                read.rows.push(LogRow {
                     id: id.to_be_bytes(),
                     time_nanos: clamp(time),
-                    service: service.to_owned(),
+                    service: Arc::clone(&shared.service),
                     severity: record.severity_number(),
                     severity_text: record.severity_text().to_owned(),
                     body: record.body().to_text().into_owned(),
@@ -125,13 +168,13 @@ pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Vec<LogRow> {
                     span_id: record.span_id().to_vec(),
                     event_name: record.event_name().to_owned(),
                     attributes: object(&record.attributes()).to_string(),
-                    resource: resource_text.clone(),
-                    scope: scope.name().to_owned(),
+                    resource: Arc::clone(&shared.resource),
+                    scope: Arc::clone(&scope_name),
                 });
             }
         }
     }
-    rows
+    read
 }
 
 /// Attributes as a JSON object; integers above 2^53 stay exact because they are written as numbers.

@@ -78,3 +78,37 @@ pub(super) fn prepare(connection: &Connection) -> anyhow::Result<()> {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page that documents the tables for whoever opens the file.
+    const PAGE: &str = include_str!("../../../../docs/embedded.md");
+
+    #[test]
+    fn every_table_and_column_is_documented_and_no_other() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        let mut names = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+        let tables: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(tables.len(), 4);
+        for table in tables {
+            let (_, section) = PAGE.split_once(&format!("\n`{table}`, by ")).unwrap_or_else(|| panic!("no {table}"));
+            let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+            let documented: Vec<&str> = rows
+                .take_while(|line| line.starts_with('|'))
+                .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split(", "))
+                .map(|name| name.trim().trim_matches('`'))
+                .collect();
+            let mut columns = connection.prepare(&format!("SELECT name FROM pragma_table_info('{table}')")).unwrap();
+            let mut columns: Vec<String> =
+                columns.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+            let mut documented: Vec<String> = documented.into_iter().map(str::to_owned).collect();
+            columns.sort();
+            documented.sort();
+            assert_eq!(documented, columns, "{table}");
+        }
+        assert!(PAGE.contains(&format!("`PRAGMA user_version` is {VERSION}.")));
+    }
+}

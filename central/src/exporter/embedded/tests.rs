@@ -15,7 +15,7 @@ use prost::Message;
 
 use super::{Config, Embedded};
 use crate::exporter::{LogStore, MetricStore, TraceStore};
-use crate::series::{LabelSet, STALE_NAN, Series, SeriesBatch};
+use crate::series::{Exemplar, LabelSet, STALE_NAN, Series, SeriesBatch};
 
 fn text(key: &str, value: &str) -> KeyValue {
     KeyValue {
@@ -111,6 +111,31 @@ async fn a_sample_is_named_by_series_and_time_and_a_stale_marker_reads_as_null()
         .unwrap();
     assert_eq!(values, [Some(1.0), None]);
     assert_eq!(count(&store, "series"), 1);
+    store.close();
+}
+
+#[tokio::test]
+async fn exemplars_are_kept_beside_the_latest_sample_of_those_that_they_came_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let labels = Arc::new(LabelSet::from_sorted([("__name__", "duration_bucket"), ("le", "10")]));
+    let ids = vec![(Box::from("span_id"), Box::from("cd")), (Box::from("trace_id"), Box::from("ab"))];
+    let exemplars = vec![Exemplar { labels: ids, value: 7.5, timestamp_ms: 1999 }];
+    let series = Series { labels, samples: smallvec::smallvec![(1000, 1.0), (2000, 2.0)], exemplars };
+    MetricStore::write(&store, Arc::new(SeriesBatch { series: vec![series] })).await.unwrap();
+    let reader = store.reader().unwrap();
+    let kept: Vec<Option<String>> = reader
+        .prepare("SELECT exemplars FROM samples ORDER BY timestamp_ms")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(kept[0], None);
+    let latest: serde_json::Value = serde_json::from_str(kept[1].as_deref().unwrap()).unwrap();
+    let expected =
+        serde_json::json!([{"labels": {"span_id": "cd", "trace_id": "ab"}, "value": 7.5, "timestamp_ms": 1999}]);
+    assert_eq!(latest, expected);
     store.close();
 }
 
@@ -227,5 +252,46 @@ async fn a_record_of_a_mebibyte_and_one_without_any_time_are_stored_once() {
     let latest: i64 = reader.query_row("SELECT max(time_nanos) FROM logs", [], |row| row.get(0)).unwrap();
     assert_eq!(longest, 1 << 19);
     assert!(latest > 1_600_000_000_000_000_000, "it is filed under its arrival: {latest}");
+    store.close();
+}
+
+#[tokio::test]
+async fn a_resource_of_a_mebibyte_is_cut_told_and_in_memory_once_for_all_of_its_rows() {
+    let (folder, registry) = (tempfile::tempdir().unwrap(), Registry::new());
+    let config = Config { path: folder.path().join("store.sqlite"), ..Config::default() };
+    let store = Embedded::open(&config, &registry, || ()).unwrap();
+    let mut large = resource("cart");
+    large.attributes.push(text("process.command_line", &"x".repeat(1 << 20)));
+    let log_records = (0..200).map(|index| record("line", 1 + index)).collect();
+    let spans = (0..200).map(span).collect();
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+    let resource_logs = vec![ResourceLogs { resource: Some(large.clone()), scope_logs, ..ResourceLogs::default() }];
+    let resource_spans = vec![ResourceSpans { resource: Some(large), scope_spans, ..ResourceSpans::default() }];
+    let logs = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    let spans = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
+    let logs = Request::parse(Signal::Logs, logs.into(), &Limits::default()).unwrap();
+    let spans = Request::parse(Signal::Traces, spans.into(), &Limits::default()).unwrap();
+    let read = super::rows::logs(&logs, 1);
+    assert!(read.rows.iter().all(|row| Arc::ptr_eq(&row.resource, &read.rows[0].resource)));
+
+    LogStore::store(&store, &logs).await.unwrap();
+    // The span without an id is refused.
+    TraceStore::store(&store, &spans).await.unwrap_err();
+    let reader = store.reader().unwrap();
+    for (table, rows) in [("logs", 200), ("spans", 199)] {
+        let (found, longest, named): (i64, i64, i64) = reader
+            .query_row(
+                &format!(
+                    "SELECT count(*), max(length(resource)), sum(resource ->> 'service.name' = 'cart') FROM {table}"
+                ),
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )
+            .unwrap();
+        assert_eq!((found, named), (rows, rows), "{table}");
+        assert!(longest < 40_000, "{table}: {longest}");
+    }
+    assert!(registry.encode().contains("mirador_embedded_cut_rows_total 399"), "{}", registry.encode());
     store.close();
 }

@@ -286,13 +286,18 @@ fn headers(section: &str, config: &Config) -> anyhow::Result<HeaderMap> {
 fn compress(compression: Compression, body: &[u8]) -> std::io::Result<Bytes> {
     match compression {
         Compression::None => Ok(Bytes::copy_from_slice(body)),
-        Compression::Zstd => zstd::bulk::compress(body, 1).map(Bytes::from),
+        Compression::Zstd => zstd::bulk::compress(body, 1).map(small),
         Compression::Gzip => {
             let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
             encoder.write_all(body)?;
-            encoder.finish().map(Bytes::from)
+            encoder.finish().map(small)
         }
     }
+}
+
+/// Without the room that the worst case would have taken: many bodies wait while a backend is slow.
+pub(in crate::exporter) fn small(packed: Vec<u8>) -> Bytes {
+    packed.into_boxed_slice().into()
 }
 
 /// What can be read of an answer, up to `cap` bytes.

@@ -24,9 +24,9 @@ pub(super) enum Answer {
     /// 2xx: the store has the block.
     Taken,
     /// 409: the store has other data there and will never take this.
-    Conflict,
+    Conflict(String),
     /// 413: the same in smaller blocks may be taken.
-    TooLarge,
+    TooLarge(String),
     /// 415: the encoding is not known.
     WrongEncoding(String),
     /// 400 and the rest of 4xx: the body is not understood.
@@ -126,11 +126,8 @@ impl Poster {
         match status.as_u16() {
             408 | 429 | 500..=599 => Err(ExportError::Retry { after, reason }),
             300..=399 | 401 | 403 | 404 | 405 => Err(ExportError::Fatal { reason }),
-            409 => {
-                tracing::warn!(%reason, "the store will never take a block; it was dropped");
-                Ok(Answer::Conflict)
-            }
-            413 => Ok(Answer::TooLarge),
+            409 => Ok(Answer::Conflict(reason)),
+            413 => Ok(Answer::TooLarge(reason)),
             415 => Ok(Answer::WrongEncoding(reason)),
             _ => Ok(Answer::Refused(reason)),
         }

@@ -182,8 +182,31 @@ async fn a_block_that_is_too_large_is_halved_until_it_fits_and_one_series_that_n
     let taken: usize = server.seen().iter().filter(|seen| seen.series <= 3).map(|seen| seen.series).sum();
     assert_eq!(taken, 10);
     let strict = Server::start([Reply::AtMost(0)]).await;
-    strict.store(Protocol::Victoriametrics).write(batch(2)).await.unwrap();
+    let settled = strict.store(Protocol::Victoriametrics).write(batch(2)).await;
+    let Err(ExportError::Partial { rejected, reason }) = settled else { panic!("{settled:?}") };
+    assert!(rejected > 0 && reason.contains("too large"), "{rejected}: {reason}");
     assert_eq!(strict.seen().len(), 3, "both, then each alone");
+}
+
+#[tokio::test]
+async fn what_the_store_takes_and_does_not_keep_is_counted() {
+    for (protocol, kept, lost) in [(Protocol::Victoriametrics, 3, 1), (Protocol::Prometheus, 4, 0)] {
+        let (server, registry) = (Server::start([]).await, Registry::new());
+        let config =
+            Config { endpoint: format!("http://{}/api/v1/write", server.address), protocol, ..Config::default() };
+        let store = RemoteWrite::new("victoriametrics", &config, &registry).unwrap();
+        let labels = || Arc::new(LabelSet::from_sorted([("__name__", "m")]));
+        let of = |(at, value): (i64, f64)| Series::sample(labels(), at, value);
+        let values = [(1, 1.0), (2, f64::NAN), (3, f64::INFINITY), (4, STALE_NAN)];
+        store.write(Arc::new(SeriesBatch { series: values.map(of).into() })).await.unwrap();
+        let text = registry.encode();
+        for line in [
+            format!("mirador_victoriametrics_samples_total {kept}"),
+            format!("mirador_victoriametrics_dropped_samples_total{{reason=\"nan\"}} {lost}"),
+        ] {
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -207,7 +230,8 @@ async fn statuses_are_sorted_by_who_must_act() {
         assert!(matches!(result, Err(ExportError::Fatal { .. })), "{status}: {result:?}");
     }
     let conflict = Server::start([Reply::Status(409)]).await;
-    conflict.store(Protocol::Victoriametrics).write(batch(1)).await.unwrap();
+    let settled = conflict.store(Protocol::Victoriametrics).write(batch(1)).await;
+    assert!(matches!(settled, Err(ExportError::Partial { rejected: 1.., .. })), "it is dropped, and told: {settled:?}");
 }
 
 #[tokio::test]

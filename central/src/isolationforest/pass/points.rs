@@ -160,11 +160,14 @@ impl<'a> Context<'a> {
     }
 
     fn check(&self, config: &Config, head: &Head<'_>) -> Result<(), Loss> {
+        let kept = u64::try_from(config.max_past.as_nanos()).unwrap_or(u64::MAX);
         let horizon = self.now.saturating_add(u64::try_from(config.max_future.as_nanos()).unwrap_or(u64::MAX));
         if head.time == 0 {
             Err(Loss::NoTime)
         } else if head.time > horizon {
             Err(Loss::FarFuture)
+        } else if kept > 0 && head.time < self.now.saturating_sub(kept) {
+            Err(Loss::TooOld)
         } else if self.name.is_empty() {
             Err(Loss::NoData)
         } else if self.temporality == Temporality::Unspecified {

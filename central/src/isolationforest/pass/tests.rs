@@ -1,6 +1,7 @@
 //! Requests in, series out: golden tables for every metric type, deltas, stale markers, limits, scores.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mirador_otlp::{Limits, Signal};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -312,6 +313,19 @@ fn bad_points_are_counted_by_reason_and_do_not_harm_the_good_ones() {
     }
     assert_eq!(written(&outcome).len(), 1);
     assert_conserved(&outcome);
+}
+
+#[test]
+fn points_older_than_what_is_kept_are_counted_where_that_is_said() {
+    let old =
+        || shop(vec![metric("a", "", gauge(vec![number(NOW - 2 * 3600 * SECOND, 1.0, &[]), number(NOW, 1.0, &[])]))]);
+    let mut config = Config::default();
+    for (max_past, lost) in [(Duration::ZERO, 0), (Duration::from_hours(1), 1), (Duration::from_hours(3), 0)] {
+        config.normalise.max_past = max_past;
+        let outcome = Shard::new(Arc::new(config.clone()), 1).pass(&old(), None, NOW);
+        assert_eq!(outcome.tally.lost(Loss::TooOld), lost, "{max_past:?}");
+        assert_conserved(&outcome);
+    }
 }
 
 fn assert_conserved(outcome: &Outcome) {

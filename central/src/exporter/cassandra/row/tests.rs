@@ -127,6 +127,31 @@ fn a_body_of_a_mebibyte_becomes_a_row_of_the_configured_size() {
 }
 
 #[test]
+fn no_row_comes_near_what_the_cluster_refuses_however_large_the_record_and_its_resource_are() {
+    let huge = |letters: usize| text(&"x".repeat(letters));
+    let pair = |key: &str, value| KeyValue { key: key.to_owned(), value: Some(value), ..KeyValue::default() };
+    let mut large = record(&"b".repeat(8 << 20), 1);
+    large.attributes = vec![pair("payload", huge(20 << 20)), pair("route", text("/cart"))];
+    (large.severity_text, large.event_name) = ("s".repeat(1 << 20), "e".repeat(1 << 20));
+    let resource_logs = vec![ResourceLogs {
+        resource: Some(WireResource {
+            attributes: vec![pair("service.name", huge(100_000)), pair("process.command_line", huge(4 << 20))],
+            ..WireResource::default()
+        }),
+        scope_logs: vec![ScopeLogs { log_records: vec![large, record("small", 1)], ..ScopeLogs::default() }],
+        ..ResourceLogs::default()
+    }];
+    let body = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    let read = read(&Request::parse(Signal::Logs, body.into(), &Limits::default()).unwrap(), &Config::default(), NOW);
+    let [large, small] = &read.rows[..] else { panic!("{} rows", read.rows.len()) };
+    // A mutation has 16 MiB at most, a partition key 65,535 bytes.
+    assert!(large.row.estimated_bytes() < 2 << 20, "{}", large.row.estimated_bytes());
+    assert!(small.row.estimated_bytes() < 64 << 10 && small.row.service.len() < 65_535);
+    assert_eq!((large.row.attributes["route"].as_str(), read.truncated, read.cut), ("/cart", 1, 2));
+    assert!(Arc::ptr_eq(&large.row.resource, &small.row.resource), "rows do not multiply their resource");
+}
+
+#[test]
 fn ids_that_are_none_are_not_written_and_have_no_look_up() {
     for (trace_id, is_one) in [(Vec::new(), false), (vec![0; 16], false), (vec![1; 15], false), (vec![1; 16], true)] {
         let read = one(wire::LogRecord { trace_id, ..record("x", 1) }, NOW);

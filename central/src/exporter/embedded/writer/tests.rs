@@ -34,7 +34,7 @@ fn log(id: u64, bytes: usize, age: Duration) -> LogRow {
     LogRow {
         id: name,
         time_nanos: unix_nano() as i64 - age.as_nanos() as i64,
-        service: "cart".to_owned(),
+        service: "cart".into(),
         severity: 9,
         severity_text: String::new(),
         body: "x".repeat(bytes),
@@ -42,8 +42,8 @@ fn log(id: u64, bytes: usize, age: Duration) -> LogRow {
         span_id: Vec::new(),
         event_name: String::new(),
         attributes: "{}".to_owned(),
-        resource: "{}".to_owned(),
-        scope: String::new(),
+        resource: "{}".into(),
+        scope: "".into(),
     }
 }
 
