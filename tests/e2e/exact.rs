@@ -1,6 +1,6 @@
 //! Exactness: what the backends hold equals an offline recomputation.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
@@ -11,10 +11,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use serde_json::json;
 
 use crate::fleet::{Fleet, Traces, WAIT};
+use crate::whole::{Repeats, every_trace_is_whole};
 
 const SPANS: usize = 100_000;
 
-fn now_unix_nano() -> Result<u64> {
+pub(crate) fn now_unix_nano() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64)
 }
 
@@ -52,12 +53,12 @@ async fn red_edges_and_traces_of_100_000_spans_over_two_agents_equal_the_offline
     let mut sending = tokio::task::JoinSet::new();
     for worker in 0..4 {
         let senders = [fleet.sender(0)?, fleet.sender(1)?];
-        let groups: Vec<_> = groups.iter().skip(worker).step_by(4).cloned().collect();
+        let groups: Vec<_> = groups.iter().enumerate().skip(worker).step_by(4).map(|(n, of)| (n, of.clone())).collect();
         sending.spawn(async move {
-            for group in &groups {
-                // Services are spread over both agents: spans of one trace come in at different nodes.
+            for (number, group) in &groups {
+                // Spans of one trace come in at different nodes, and every series is counted at both.
                 for (index, request) in group.iter().enumerate() {
-                    senders[index % 2].traces(request).await?;
+                    senders[(number / 4 + index) % 2].traces(request).await?;
                 }
             }
             anyhow::Ok(())
@@ -69,12 +70,19 @@ async fn red_edges_and_traces_of_100_000_spans_over_two_agents_equal_the_offline
     }
     fleet.wait_for_red(&oracle::red(&requests)).await?;
     fleet.wait_for_edges(&oracle::edges(&requests)).await?;
-    every_sampled_trace_is_complete(&fleet, &requests).await?;
+    every_trace_is_whole(&fleet, &requests, Repeats::Never).await?;
     every_series_has_a_score(&fleet).await?;
+    let sent: usize = requests.iter().map(spans_of).sum();
     for agent in &fleet.agents {
         conserved(agent).await?;
+        let share = agent.metric("mirador_agent_received_items_total", &[("signal", "traces")]).await?;
+        ensure!(share * 4.0 > sent as f64, "an agent has had {share} of {sent} spans");
     }
     Ok(())
+}
+
+fn spans_of(request: &ExportTraceServiceRequest) -> usize {
+    request.resource_spans.iter().flat_map(|resource| &resource.scope_spans).map(|scope| scope.spans.len()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,35 +94,12 @@ async fn what_keeps_the_contract_of_victoriatraces_has_every_span_once() -> Resu
     for request in &requests {
         sender.traces(request).await?;
     }
-    every_sampled_trace_is_complete(&fleet, &requests).await?;
+    every_trace_is_whole(&fleet, &requests, Repeats::Never).await?;
     for reason in ["mended", "unstorable"] {
         let name = format!("mirador_victoriatraces_{reason}_spans_total");
         ensure!(fleet.servicegraph.metric(&name, &[]).await? == 0.0, "{name}: the shop's spans are sound");
     }
     fleet.wait_for_red(&oracle::red(&requests)).await
-}
-
-/// A spread sample of the traces: each is stored with exactly the spans that were sent.
-async fn every_sampled_trace_is_complete(fleet: &Fleet, requests: &[ExportTraceServiceRequest]) -> Result<()> {
-    let mut sent: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
-    let spans = requests.iter().flat_map(|request| &request.resource_spans).flat_map(|resource| &resource.scope_spans);
-    for span in spans.flat_map(|scope| &scope.spans) {
-        sent.entry(&span.trace_id).or_default().push(&span.span_id);
-    }
-    let step = (sent.len() / 300).max(1);
-    for (trace_id, span_ids) in sent.iter().step_by(step) {
-        let id = hex(trace_id);
-        let stored = until("a trace to be stored", WAIT, async || {
-            let stored = fleet.traces.query().trace(&id).await?;
-            Ok((stored.len() >= span_ids.len()).then_some(stored))
-        })
-        .await?;
-        let found: HashSet<String> =
-            stored.iter().filter_map(|span| span["spanID"].as_str().map(str::to_owned)).collect();
-        let expected: HashSet<String> = span_ids.iter().map(|span_id| hex(span_id)).collect();
-        ensure!(found == expected && stored.len() == expected.len(), "trace {id}: sent {expected:?}, stored {found:?}");
-    }
-    Ok(())
 }
 
 /// Every metric that is stored has a series `anomaly_score` with its name and labels.

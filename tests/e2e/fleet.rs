@@ -34,6 +34,14 @@ impl Traces {
         })
     }
 
+    /// A program of its own that keeps its traces when it ends.
+    pub(crate) async fn on_disk() -> Result<Self> {
+        Ok(match VictoriaTraces::program()? {
+            Some(_) => Self::victoria().await?,
+            None => Self::Jaeger(Box::new(Jaeger::start_on_disk().await?)),
+        })
+    }
+
     /// VictoriaTraces where this machine has it, else what keeps its contract.
     pub(crate) async fn victoria() -> Result<Self> {
         Ok(Self::Victoria(TraceStore::start().await?))
@@ -55,6 +63,15 @@ impl Traces {
         match self {
             Self::Jaeger(jaeger) => jaeger.query(),
             Self::Victoria(store) => store.query(),
+        }
+    }
+
+    /// Its process, to be stopped and started again.
+    pub(crate) fn process_mut(&mut self) -> &mut Server {
+        match self {
+            Self::Jaeger(jaeger) => jaeger,
+            Self::Victoria(TraceStore::Real(real)) => real,
+            Self::Victoria(TraceStore::StandIn(_)) => panic!("a stand-in is no process"),
         }
     }
 
@@ -169,8 +186,13 @@ impl Fleet {
         until("the stored edges to equal the recomputation", WAIT, async || {
             self.metrics.flush().await?;
             let found = stored_edges(&self.metrics).await?;
-            ensure!(found == *expected, "expected {expected:?}, stored {found:?}");
-            Ok(Some(()))
+            if found == *expected {
+                return Ok(Some(()));
+            }
+            let keys = expected.keys().chain(found.keys());
+            let differs = keys.into_iter().find(|key| expected.get(*key) != found.get(*key));
+            let [expected, found] = [expected, &found].map(|edges| differs.and_then(|key| edges.get(key)));
+            anyhow::bail!("{differs:?}: expected {expected:?}, stored {found:?}")
         })
         .await
     }
@@ -221,7 +243,7 @@ fn label(labels: &BTreeMap<String, String>, name: &str) -> String {
     labels.get(name).cloned().unwrap_or_default()
 }
 
-fn red_key(labels: &BTreeMap<String, String>) -> RedKey {
+pub(crate) fn red_key(labels: &BTreeMap<String, String>) -> RedKey {
     (
         label(labels, "service_name"),
         label(labels, "span_name"),
@@ -234,8 +256,10 @@ fn red_key(labels: &BTreeMap<String, String>) -> RedKey {
 pub(crate) async fn stored_red(metrics: &VictoriaMetrics) -> Result<BTreeMap<RedKey, Red>> {
     let mut found: BTreeMap<RedKey, Red> = BTreeMap::new();
     let mut cumulative: BTreeMap<RedKey, BTreeMap<usize, f64>> = BTreeMap::new();
-    for series in
-        metrics.export(r#"{__name__=~"traces_span_metrics_(calls_total|duration_milliseconds_(sum|bucket))"}"#).await?
+    let mut counts: BTreeMap<RedKey, u64> = BTreeMap::new();
+    for series in metrics
+        .export(r#"{__name__=~"traces_span_metrics_(calls_total|duration_milliseconds_(sum|count|bucket))"}"#)
+        .await?
     {
         let key = red_key(&series.labels);
         let Some((_, last)) = series.samples.last() else { continue };
@@ -243,50 +267,78 @@ pub(crate) async fn stored_red(metrics: &VictoriaMetrics) -> Result<BTreeMap<Red
         match label(&series.labels, "__name__").as_str() {
             "traces_span_metrics_calls_total" => red.calls = *last as u64,
             "traces_span_metrics_duration_milliseconds_sum" => red.sum_nanos = (last * 1e6).round() as u128,
+            "traces_span_metrics_duration_milliseconds_count" => {
+                counts.insert(key, *last as u64);
+            }
             _ => {
-                let le = label(&series.labels, "le");
-                let bound = le.parse::<f64>()?;
-                let index = BOUNDS_MS.iter().position(|known| (known - bound).abs() < 1e-9).unwrap_or(BOUNDS_MS.len());
-                ensure!(bound.is_infinite() == (index == BOUNDS_MS.len()), "le={le} is no bound");
+                let index = bucket_of(&label(&series.labels, "le"), 1.0)?;
                 cumulative.entry(key).or_default().insert(index, *last);
             }
         }
     }
     for (key, bounds) in cumulative {
-        let red = found.entry(key).or_default();
+        let red = found.entry(key.clone()).or_default();
         let mut below = 0.0;
         for (index, value) in bounds {
             red.buckets[index] = (value - below) as u64;
+            below = value;
+        }
+        let (counted, in_buckets) = (counts.get(&key).copied(), red.buckets.iter().sum());
+        ensure!(counted == Some(in_buckets), "{key:?}: the count is {counted:?}, in the buckets are {in_buckets}");
+    }
+    Ok(found)
+}
+
+/// How much a counter has grown, over the restarts of the process that wrote it: every fall ends a run.
+fn increase(samples: &[(i64, f64)]) -> f64 {
+    let last = samples.last().map_or(0.0, |(_, value)| *value);
+    // Peaks are added, never differences: a sum of seconds stays exact to the nanosecond.
+    let peaks = samples.windows(2).filter(|pair| pair[1].1 < pair[0].1).map(|pair| pair[0].1);
+    peaks.sum::<f64>() + last
+}
+
+/// The increase of every edge: calls, failures, and the durations of both sides.
+pub(crate) async fn stored_edges(metrics: &VictoriaMetrics) -> Result<BTreeMap<EdgeKey, Edge>> {
+    let mut found: BTreeMap<EdgeKey, Edge> = BTreeMap::new();
+    let mut cumulative: BTreeMap<(EdgeKey, bool), [u64; BOUNDS_MS.len() + 1]> = BTreeMap::new();
+    let selector =
+        r#"{__name__=~"traces_service_graph_request_(total|failed_total|(client|server)_seconds_(sum|count|bucket))"}"#;
+    for series in metrics.export(selector).await? {
+        let labels = &series.labels;
+        let total = increase(&series.samples);
+        let key = (label(labels, "client"), label(labels, "server"), label(labels, "connection_type"));
+        let edge = found.entry(key.clone()).or_default();
+        let name = label(labels, "__name__");
+        let what = name.trim_start_matches("traces_service_graph_request_");
+        let is_client = what.starts_with("client");
+        let side = if is_client { &mut edge.client } else { &mut edge.server };
+        match what {
+            "total" => edge.calls += total as u64,
+            "failed_total" => edge.failed += total as u64,
+            "client_seconds_sum" | "server_seconds_sum" => side.sum_nanos += (total * 1e9).round() as u128,
+            "client_seconds_count" | "server_seconds_count" => side.count += total as u64,
+            _ => {
+                let index = bucket_of(&label(labels, "le"), 1e3)?;
+                cumulative.entry((key, is_client)).or_default()[index] += total as u64;
+            }
+        }
+    }
+    for ((key, is_client), cumulative) in cumulative {
+        let edge = found.entry(key).or_default();
+        let side = if is_client { &mut edge.client } else { &mut edge.server };
+        let mut below = 0;
+        for (bucket, value) in side.buckets.iter_mut().zip(cumulative) {
+            *bucket = value.saturating_sub(below);
             below = value;
         }
     }
     Ok(found)
 }
 
-/// How much a counter has grown, over the restarts of the process that wrote it.
-fn increase(samples: &[(i64, f64)]) -> f64 {
-    let mut before = 0.0;
-    let mut increase = 0.0;
-    for (_, value) in samples {
-        increase += if *value < before { *value } else { value - before };
-        before = *value;
-    }
-    increase
-}
-
-/// The increase of every edge.
-pub(crate) async fn stored_edges(metrics: &VictoriaMetrics) -> Result<BTreeMap<EdgeKey, Edge>> {
-    let mut found: BTreeMap<EdgeKey, Edge> = BTreeMap::new();
-    for series in metrics.export(r#"{__name__=~"traces_service_graph_request(_failed)?_total"}"#).await? {
-        let labels = &series.labels;
-        let total = increase(&series.samples) as u64;
-        let key = (label(labels, "client"), label(labels, "server"), label(labels, "connection_type"));
-        let edge = found.entry(key).or_default();
-        if label(labels, "__name__") == "traces_service_graph_request_total" {
-            edge.calls += total;
-        } else {
-            edge.failed += total;
-        }
-    }
-    Ok(found)
+/// Which bucket has the upper bound `le`, which is milliseconds when multiplied by `millis`.
+fn bucket_of(le: &str, millis: f64) -> Result<usize> {
+    let bound = le.parse::<f64>()? * millis;
+    let index = BOUNDS_MS.iter().position(|known| (known - bound).abs() < 1e-9).unwrap_or(BOUNDS_MS.len());
+    ensure!(bound.is_infinite() == (index == BOUNDS_MS.len()), "le={le} is no bound");
+    Ok(index)
 }

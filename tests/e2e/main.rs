@@ -4,11 +4,18 @@
 //! child that ends with the test.
 
 mod backtest;
+mod connector;
 mod exact;
 mod faults;
 mod fleet;
+mod graph;
 mod laptop;
 mod logs;
 mod odd;
+mod outage;
+mod red;
 mod schema;
+mod scored;
 mod sdk;
+mod unruly;
+mod whole;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use mirador_support::apps::{self, Application, FRONT, PRICING, STOCK};
+use mirador_support::apps::{self, Application, FRONT, GATEWAY, PRICING, STOCK};
 use mirador_support::backends::client::until;
 use serde_json::{Value, json};
 
@@ -22,8 +22,19 @@ const BROKEN: f64 = 6.0;
 /// Failures as an HTTP client sees them: every answer from 400 up.
 const NOT_FINE: f64 = 15.0;
 
-/// Service, span name, kind, calls, errors: the six spans of an order.
-const OPERATIONS: [(&str, &str, &str, f64, f64); 6] = [
+/// Service, span name, kind, calls, errors.
+type Operation = (&'static str, &'static str, &'static str, f64, f64);
+/// Client, server, connection type, calls, failed.
+type Edge = (&'static str, &'static str, &'static str, f64, f64);
+/// Service, counter with labels as a question has them, and what it has counted in all.
+type Counter = (&'static str, &'static str, f64);
+
+/// The two spans that the gateway adds to an order.
+const GATEWAY_OPERATIONS: [Operation; 2] =
+    [(GATEWAY, "GET", "server", ALL, BROKEN), (GATEWAY, "GET", "client", ALL, NOT_FINE)];
+
+/// The six spans of an order.
+const OPERATIONS: [Operation; 6] = [
     (FRONT, "GET /order/<article>/<int:number>", "server", ALL, BROKEN),
     (FRONT, "GET", "client", ALL, NOT_FINE),
     (PRICING, "GET /price/{article}/{number}", "server", ALL, BROKEN),
@@ -32,17 +43,25 @@ const OPERATIONS: [(&str, &str, &str, f64, f64); 6] = [
     (STOCK, "SELECT", "client", ALL, BROKEN),
 ];
 
-/// Client, server, connection type, calls, failed.
-const EDGES: [(&str, &str, &str, f64, f64); 4] = [
-    ("user", FRONT, "virtual_node", ALL, BROKEN),
+/// How orders come in, by the gateway or not.
+const GATEWAY_EDGES: [Edge; 2] = [("user", GATEWAY, "virtual_node", ALL, BROKEN), (GATEWAY, FRONT, "", ALL, NOT_FINE)];
+const FRONT_EDGE: Edge = ("user", FRONT, "virtual_node", ALL, BROKEN);
+
+/// The edges of an order that has come in.
+const EDGES: [Edge; 3] = [
     (FRONT, PRICING, "", ALL, NOT_FINE),
     (PRICING, STOCK, "", ALL, NOT_FINE),
     (STOCK, "sqlite", "database", ALL, BROKEN),
 ];
 
-/// Service, counter, and what it has counted in all: what the SDKs count by themselves, and one counter of our own
-/// making. An order that is not broken has a price.
-const METRICS: [(&str, &str, f64); 6] = [
+/// What the gateway's SDK counts: its own exports too, which are no GET.
+const GATEWAY_METRICS: [Counter; 2] = [
+    (GATEWAY, "http_server_request_duration_seconds_count", ALL),
+    (GATEWAY, "http_client_request_duration_seconds_count&http_request_method=GET", ALL),
+];
+
+/// What the SDKs count by themselves, and one counter of our own making. An order that is not broken has a price.
+const METRICS: [Counter; 6] = [
     (FRONT, "http_server_request_duration_seconds_count", ALL),
     (FRONT, "http_client_request_duration_seconds_count", ALL),
     (PRICING, "http_server_request_duration_seconds_count", ALL),
@@ -51,6 +70,40 @@ const METRICS: [(&str, &str, f64); 6] = [
     // Delta temporality and exponential buckets, old semantic conventions.
     (STOCK, "http_server_duration_milliseconds_count", ALL),
 ];
+
+/// What has to be found of an application after every order.
+struct Driven {
+    /// In the order in which an order passes them.
+    operations: Vec<Operation>,
+    edges: Vec<Edge>,
+    metrics: Vec<Counter>,
+    /// Services, and how a log record begins that ends with the order.
+    logs: Vec<(&'static str, [&'static str; 2])>,
+}
+
+impl Driven {
+    fn directly() -> Self {
+        Self {
+            operations: OPERATIONS.into(),
+            edges: [&[FRONT_EDGE], &EDGES[..]].concat(),
+            metrics: METRICS.into(),
+            logs: vec![
+                (FRONT, ["ordered ", "-"]),
+                (PRICING, ["priced ", "pricing failed "]),
+                (STOCK, ["looked up ", "no stock "]),
+            ],
+        }
+    }
+
+    fn through_gateway() -> Self {
+        let mut driven = Self::directly();
+        driven.operations.splice(0..0, GATEWAY_OPERATIONS);
+        driven.edges.splice(0..1, GATEWAY_EDGES);
+        driven.metrics.extend(GATEWAY_METRICS);
+        driven.logs.push((GATEWAY, ["forwarded ", "front failed "]));
+        driven
+    }
+}
 
 fn rows(answer: &Value) -> impl Iterator<Item = &Value> {
     answer.as_array().into_iter().flatten()
@@ -80,9 +133,9 @@ async fn order_everything(application: &Application, mut before: impl AsyncFnMut
     Ok(())
 }
 
-/// The console says exactly `OPERATIONS` of the three services.
-async fn red_is_what_was_driven(pair: &Pair) -> Result<()> {
-    let mut expected: Vec<_> = OPERATIONS.iter().map(|row| format!("{row:?}")).collect();
+/// The console says exactly these operations.
+async fn red_is_what_was_driven(pair: &Pair, driven: &Driven) -> Result<()> {
+    let mut expected: Vec<_> = driven.operations.iter().map(|row| format!("{row:?}")).collect();
     expected.sort();
     until("RED of the application", WAIT, async || {
         let answer = pair.central.ask("/api/v1/red?since=1h").await?;
@@ -105,9 +158,9 @@ async fn red_is_what_was_driven(pair: &Pair) -> Result<()> {
     .await
 }
 
-/// The console says exactly `EDGES`.
-async fn edges_are_what_was_driven(pair: &Pair) -> Result<()> {
-    let mut expected: Vec<_> = EDGES.iter().map(|row| format!("{row:?}")).collect();
+/// The console says exactly these edges.
+async fn edges_are_what_was_driven(pair: &Pair, driven: &Driven) -> Result<()> {
+    let mut expected: Vec<_> = driven.edges.iter().map(|row| format!("{row:?}")).collect();
     expected.sort();
     until("edges of the application", WAIT, async || {
         let answer = pair.central.ask("/api/v1/graph?since=1h").await?;
@@ -125,16 +178,17 @@ async fn edges_are_what_was_driven(pair: &Pair) -> Result<()> {
     .await
 }
 
-/// One trace per order: six spans in one chain over the three services. Gives the trace ids.
-async fn traces_are_whole(pair: &Pair) -> Result<BTreeSet<String>> {
+/// One trace per order: its spans in one chain over the services. Gives the trace ids.
+async fn traces_are_whole(pair: &Pair, driven: &Driven) -> Result<BTreeSet<String>> {
+    let of_order = driven.operations.len() as i64;
     let ids = until("every trace", WAIT, async || {
         let answer = pair.central.ask("/api/v1/traces?since=1h&limit=1000").await?;
         let spans: i64 = rows(&answer).filter_map(|row| row["spans"].as_i64()).sum();
-        ensure!(rows(&answer).count() == ALL as usize && spans == 6 * ALL as i64, "{answer}");
+        ensure!(rows(&answer).count() == ALL as usize && spans == of_order * ALL as i64, "{answer}");
         Ok(Some(rows(&answer).map(|row| word(row, "trace_id").to_owned()).collect::<BTreeSet<_>>()))
     })
     .await?;
-    let chain: Vec<_> = OPERATIONS.iter().map(|(service, name, ..)| (*service, *name)).collect();
+    let chain: Vec<_> = driven.operations.iter().map(|(service, name, ..)| (*service, *name)).collect();
     for id in &ids {
         let trace = pair.central.ask(&format!("/api/v1/traces/{id}")).await?;
         let by_parent: BTreeMap<&str, &Value> = rows(&trace).map(|span| (word(span, "parent_span_id"), span)).collect();
@@ -150,11 +204,9 @@ async fn traces_are_whole(pair: &Pair) -> Result<BTreeSet<String>> {
 }
 
 /// One log record per order and service, with the order's trace id.
-async fn logs_are_there_once(pair: &Pair, traces: &BTreeSet<String>) -> Result<()> {
+async fn logs_are_there_once(pair: &Pair, driven: &Driven, traces: &BTreeSet<String>) -> Result<()> {
     let mut of_order: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (service, words) in
-        [(FRONT, ["ordered ", "-"]), (PRICING, ["priced ", "pricing failed "]), (STOCK, ["looked up ", "no stock "])]
-    {
+    for (service, words) in &driven.logs {
         let found = until(&format!("the log records of {service}"), WAIT, async || {
             let answer = pair.central.ask(&format!("/api/v1/logs?since=1h&limit=1000&service={service}")).await?;
             let mut orders = Vec::new();
@@ -193,9 +245,9 @@ fn total(samples: &Value) -> f64 {
 }
 
 /// The SDKs' own counts are whole, and every stored series of the application has its score.
-async fn metrics_are_whole_and_scored(pair: &Pair) -> Result<()> {
+async fn metrics_are_whole_and_scored(pair: &Pair, driven: &Driven) -> Result<()> {
     until("the metrics of the application", WAIT, async || {
-        for (service, name, expected) in METRICS {
+        for (service, name, expected) in &driven.metrics {
             let series = pair.central.ask(&format!("/api/v1/series?since=1h&name={name}&job={service}")).await?;
             let found: f64 = rows(&series).map(|one| total(&one["samples"])).sum();
             ensure!((found - expected).abs() < 0.5, "{service}: {name} is {found} instead of {expected}: {series}");
@@ -203,17 +255,18 @@ async fn metrics_are_whole_and_scored(pair: &Pair) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    until("a score of every series", WAIT, async || every_series_is_scored(pair, &[FRONT, PRICING, STOCK]).await).await
+    let services: Vec<_> = driven.logs.iter().map(|(service, _)| *service).collect();
+    until("a score of every series", WAIT, async || every_series_is_scored(pair, &services).await).await
 }
 
 /// Both processes drain, which sends all that they still hold: the numbers are still the same.
-async fn nothing_more_comes(mut pair: Pair) -> Result<()> {
+async fn nothing_more_comes(mut pair: Pair, driven: &Driven) -> Result<()> {
     pair.agent.stop().await?;
     pair.central.restart().await?;
-    red_is_what_was_driven(&pair).await?;
-    edges_are_what_was_driven(&pair).await?;
-    let traces = traces_are_whole(&pair).await?;
-    logs_are_there_once(&pair, &traces).await
+    red_is_what_was_driven(&pair, driven).await?;
+    edges_are_what_was_driven(&pair, driven).await?;
+    let traces = traces_are_whole(&pair, driven).await?;
+    logs_are_there_once(&pair, driven, &traces).await
 }
 
 /// Whether each series of `jobs` has a series `anomaly_score` of its name and labels.
@@ -252,25 +305,27 @@ async fn every_series_is_scored(pair: &Pair, jobs: &[&str]) -> Result<Option<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stock_sdks_send_over_grpc_and_http_adds_up_to_what_was_asked_of_them() -> Result<()> {
+async fn what_stock_sdks_of_three_languages_send_over_grpc_and_http_adds_up_to_what_was_asked_of_them() -> Result<()> {
     let pair = Pair::start("20s").await?;
-    let mut application = Application::start(&pair.agent).await?;
+    let driven = Driven::through_gateway();
+    let mut application = Application::start_behind_gateway(&pair.agent).await?;
     order_everything(&application, async |_| Ok(())).await?;
     // An orderly end sends the last of everything: nothing of it may be missing afterwards.
     application.stop().await.with_context(|| application.tails())?;
-    red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
-    let traces = traces_are_whole(&pair).await?;
-    logs_are_there_once(&pair, &traces).await?;
-    metrics_are_whole_and_scored(&pair).await?;
-    edges_are_what_was_driven(&pair).await?;
+    red_is_what_was_driven(&pair, &driven).await.with_context(|| application.tails())?;
+    let traces = traces_are_whole(&pair, &driven).await?;
+    logs_are_there_once(&pair, &driven, &traces).await?;
+    metrics_are_whole_and_scored(&pair, &driven).await?;
+    edges_are_what_was_driven(&pair, &driven).await?;
     conserved(&pair.agent).await?;
-    nothing_more_comes(pair).await
+    nothing_more_comes(pair, &driven).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stock_sdks_could_not_send_while_central_was_away_arrives_once_by_their_own_retry() -> Result<()> {
     // The halves of an edge come as far apart as the exporters' back-off puts them.
     let mut pair = Pair::start("40s").await?;
+    let driven = Driven::directly();
     let mut application = Application::start(&pair.agent).await?;
     // Away only while orders are made: what is asked to wait doubles its wait each time.
     pair.central.stop().await?;
@@ -283,19 +338,20 @@ async fn what_stock_sdks_could_not_send_while_central_was_away_arrives_once_by_t
         .await?;
     }
     pair.central.restart().await?;
-    red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
-    let traces = traces_are_whole(&pair).await?;
-    logs_are_there_once(&pair, &traces).await?;
-    metrics_are_whole_and_scored(&pair).await?;
-    edges_are_what_was_driven(&pair).await?;
+    red_is_what_was_driven(&pair, &driven).await.with_context(|| application.tails())?;
+    let traces = traces_are_whole(&pair, &driven).await?;
+    logs_are_there_once(&pair, &driven, &traces).await?;
+    metrics_are_whole_and_scored(&pair, &driven).await?;
+    edges_are_what_was_driven(&pair, &driven).await?;
     application.stop().await.with_context(|| application.tails())?;
     conserved(&pair.agent).await?;
-    nothing_more_comes(pair).await
+    nothing_more_comes(pair, &driven).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_central_that_is_restarted_under_stock_sdks_costs_no_span_no_record_and_no_number() -> Result<()> {
     let mut pair = Pair::start("10s").await?;
+    let driven = Driven::directly();
     let mut application = Application::start(&pair.agent).await?;
     let central = &mut pair.central;
     order_everything(&application, async |round| match round {
@@ -304,10 +360,10 @@ async fn a_central_that_is_restarted_under_stock_sdks_costs_no_span_no_record_an
         _ => Ok(()),
     })
     .await?;
-    let traces = traces_are_whole(&pair).await?;
-    logs_are_there_once(&pair, &traces).await?;
-    red_is_what_was_driven(&pair).await.with_context(|| application.tails())?;
-    metrics_are_whole_and_scored(&pair).await?;
+    let traces = traces_are_whole(&pair, &driven).await?;
+    logs_are_there_once(&pair, &driven, &traces).await?;
+    red_is_what_was_driven(&pair, &driven).await.with_context(|| application.tails())?;
+    metrics_are_whole_and_scored(&pair, &driven).await?;
     application.stop().await.with_context(|| application.tails())?;
     conserved(&pair.agent).await
 }

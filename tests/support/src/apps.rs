@@ -1,9 +1,10 @@
 //! An application of stock OpenTelemetry SDKs, and `telemetrygen`: senders that are not ours.
 //!
-//! Three services as child processes on loopback: `front` (Python) asks `pricing` (Go), `pricing` asks `stock`
-//! (Python), `stock` asks an SQLite database. Their telemetry is configured by the standard `OTEL_*` variables
-//! and by nothing else; between them they use OTLP over gRPC and over HTTP, gzip, cumulative and delta
-//! temporality, explicit and exponential histograms, old and stable semantic conventions.
+//! Services as child processes on loopback: `front` (Python) asks `pricing` (Go), `pricing` asks `stock` (Python),
+//! `stock` asks an SQLite database; on request `gateway` (Node) stands before them. Their telemetry is configured by
+//! the standard `OTEL_*` variables and by nothing else; between them they use OTLP over gRPC and over HTTP, protobuf
+//! and JSON, gzip, cumulative and delta temporality, explicit and exponential histograms, old and stable semantic
+//! conventions.
 //!
 //! Never: goes beyond loopback; leaves a child behind.
 
@@ -18,7 +19,9 @@ use crate::backends::server::{Ready, Server, Spec};
 use crate::backends::{client, install_blocking, ports};
 use crate::node::Node;
 
-/// The service that is asked from outside; it exports over gRPC.
+/// The service before the others; it exports JSON over HTTP.
+pub const GATEWAY: &str = "gateway";
+/// The service that takes orders; it exports over gRPC.
 pub const FRONT: &str = "front";
 /// The service in the middle; its spans leave over gRPC, its metrics and log records over HTTP.
 pub const PRICING: &str = "pricing";
@@ -40,11 +43,11 @@ const COMMON: [(&str, &str); 10] = [
     ("NO_PROXY", "127.0.0.1"),
 ];
 
-/// The three services.
+/// The services, who asks before who is asked.
 #[derive(Debug)]
 pub struct Application {
     services: Vec<Server>,
-    _folder: TempDir,
+    folder: TempDir,
     url: String,
     client: Client,
 }
@@ -80,12 +83,43 @@ impl Application {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "120000"),
         ];
         let run = folder.path();
-        let (stock, stock_url) = service(STOCK, python_command(&python, "stock.py"), run, &over_http, None).await?;
-        let next = Some(("STOCK_URL", stock_url.as_str()));
-        let (pricing, pricing_url) = service(PRICING, (go, Vec::new()), run, &over_both, next).await?;
-        let next = Some(("PRICE_URL", pricing_url.as_str()));
-        let (front, url) = service(FRONT, python_command(&python, "front.py"), run, &over_grpc, next).await?;
-        Ok(Self { services: vec![front, pricing, stock], _folder: folder, url, client: client::client()? })
+        let (stock, stock_url) = service(STOCK, python_command(&python, "stock.py"), run, &over_http, READY).await?;
+        let over_both = [&over_both[..], &[("STOCK_URL", stock_url.as_str())]].concat();
+        let (pricing, pricing_url) = service(PRICING, (go, Vec::new()), run, &over_both, READY).await?;
+        let over_grpc = [&over_grpc[..], &[("PRICE_URL", pricing_url.as_str())]].concat();
+        let (front, url) = service(FRONT, python_command(&python, "front.py"), run, &over_grpc, READY).await?;
+        Ok(Self { services: vec![front, pricing, stock], folder, url, client: client::client()? })
+    }
+
+    /// As [`Self::start`], with the gateway before the others.
+    ///
+    /// # Errors
+    /// When one cannot be installed or started.
+    pub async fn start_behind_gateway(agent: &Node) -> Result<Self> {
+        let mut application = Self::start(agent).await?;
+        let modules = install_blocking("app-node").await?;
+        let register = modules.join("@opentelemetry/auto-instrumentations-node/build/src/register.js");
+        let args = ["--require".to_owned(), register.display().to_string(), script("node/gateway.js")];
+        let (modules, http) = (modules.display().to_string(), format!("http://{}", agent.http));
+        let env = [
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", http.as_str()),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "120000"),
+            ("OTEL_SEMCONV_STABILITY_OPT_IN", "http"),
+            // An export may take as long as the interval, and the last one has to be let through.
+            ("OTEL_METRIC_EXPORT_INTERVAL", "20000"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "20000"),
+            // The others ask the clouds who they are.
+            ("OTEL_NODE_RESOURCE_DETECTORS", "env,host,os,process"),
+            ("NODE_PATH", modules.as_str()),
+            ("FRONT_URL", application.url.as_str()),
+        ];
+        let command = (PathBuf::from("node"), args.into());
+        // It cannot be told which requests are no order.
+        let (gateway, url) = service(GATEWAY, command, application.folder.path(), &env, None).await?;
+        application.services.insert(0, gateway);
+        application.url = url;
+        Ok(application)
     }
 
     /// Orders `article` and gives the status of the answer. `fine` is found (200), `broken` breaks the query of
@@ -115,30 +149,44 @@ impl Application {
     }
 }
 
-/// The auto-instrumented Python service `script`.
-fn python_command(python: &Path, script: &str) -> (PathBuf, Vec<String>) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../apps/python/").to_owned() + script;
-    (python.with_file_name("opentelemetry-instrument"), vec![python.display().to_string(), script])
+/// The path that answers once a service serves, and that is not instrumented.
+const READY: Option<&str> = Some("/ready");
+
+/// A program of the application.
+fn script(name: &str) -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../apps/").to_owned() + name
 }
 
+/// The auto-instrumented Python service `name`.
+fn python_command(python: &Path, name: &str) -> (PathBuf, Vec<String>) {
+    let args = vec![python.display().to_string(), script(&format!("python/{name}"))];
+    (python.with_file_name("opentelemetry-instrument"), args)
+}
+
+/// Starts a service with its own variables `env`; it serves once `ready` is answered, or once it is listened.
 async fn service(
     name: &str,
     (program, args): (PathBuf, Vec<String>),
     run: &Path,
-    exporter: &[(&str, &str)],
-    next: Option<(&str, &str)>,
+    env: &[(&str, &str)],
+    ready: Option<&str>,
 ) -> Result<(Server, String)> {
-    let port = ports::free()?.to_string();
+    let port = ports::free()?;
     let url = format!("http://127.0.0.1:{port}");
+    let ready = match ready {
+        Some(path) => Ready::Http(format!("{url}{path}")),
+        None => Ready::Tcp(([127, 0, 0, 1], port).into()),
+    };
+    let port = port.to_string();
     let own = [("PORT", port.as_str()), ("OTEL_SERVICE_NAME", name)];
-    let env = COMMON.iter().chain(exporter).chain(&own).copied().chain(next);
+    let env = COMMON.iter().chain(env).chain(&own).copied();
     let server = Server::start(Spec {
         name: name.to_owned(),
         program,
         args,
         env: env.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         folder: run.join(name),
-        ready: Ready::Http(format!("{url}/ready")),
+        ready,
     })
     .await?;
     Ok((server, url))

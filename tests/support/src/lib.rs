@@ -5,10 +5,13 @@
 pub mod anomaly;
 pub mod apps;
 pub mod backends;
+pub mod capture;
 pub mod cargo;
 pub mod chart;
+pub mod connector;
 pub mod load;
 pub mod node;
+pub mod odd;
 pub mod oracle;
 pub mod rig;
 pub mod shop;

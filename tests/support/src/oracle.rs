@@ -43,6 +43,30 @@ pub struct Edge {
     pub calls: u64,
     /// Calls that failed on either side.
     pub failed: u64,
+    /// What the callers measured; nothing where the caller is `user`.
+    pub client: Durations,
+    /// What the callees measured; of a database what its caller measured, nothing of what reports no spans.
+    pub server: Durations,
+}
+
+/// Durations of the calls of an edge, as one side measured them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// Calls that were measured.
+    pub count: u64,
+    /// Their sum in nanoseconds.
+    pub sum_nanos: u128,
+    /// Calls per bucket of [`BOUNDS_MS`], the last one above every bound; not cumulative.
+    pub buckets: [u64; BOUNDS_MS.len() + 1],
+}
+
+impl Durations {
+    fn add(&mut self, span: &Span) {
+        let nanos = nanos(span);
+        self.count += 1;
+        self.sum_nanos += u128::from(nanos);
+        self.buckets[bucket(nanos)] += 1;
+    }
 }
 
 /// RED of every series in the requests; spans of a resource without `service.name` are skipped.
@@ -51,18 +75,16 @@ pub fn red<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>
     for (service, span) in spans(requests) {
         let key = (service.to_owned(), span.name.clone(), kind(span.kind).to_owned(), status(span).to_owned());
         let red = found.entry(key).or_default();
-        let nanos = span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano);
-        red.calls += 1;
-        red.sum_nanos += u128::from(nanos);
-        let bucket =
-            BOUNDS_MS.iter().position(|bound| u128::from(nanos) <= (*bound * 1e6) as u128).unwrap_or(BOUNDS_MS.len());
-        red.buckets[bucket] += 1;
+        let (nanos, weight) = (nanos(span), weight(span));
+        red.calls += weight;
+        red.sum_nanos += u128::from(nanos) * u128::from(weight);
+        red.buckets[bucket(nanos)] += weight;
     }
     found
 }
 
 /// Edges of requests whose spans are all there: client to server, producer to consumer by link, databases,
-/// callers that nobody saw (`user`) and callees that report nothing (their peer).
+/// callers that nobody saw (`user`) and callees that report nothing (their peer, or `unknown`).
 pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceRequest>) -> BTreeMap<EdgeKey, Edge> {
     let all: Vec<(&str, &Span)> = spans(requests).collect();
     let servers: HashMap<Ids<'_>, Owned<'_>> = all
@@ -71,10 +93,16 @@ pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceReques
         .map(|(service, span)| ((&span.trace_id[..], &span.parent_span_id[..]), (*service, *span)))
         .collect();
     let mut found: BTreeMap<EdgeKey, Edge> = BTreeMap::new();
-    let mut count = |client: &str, server: &str, kind: &str, failed: bool| {
+    let mut count = |client: &str, server: &str, kind: &str, [caller, callee]: [Option<&Span>; 2]| {
         let edge = found.entry((client.to_owned(), server.to_owned(), kind.to_owned())).or_default();
         edge.calls += 1;
-        edge.failed += u64::from(failed);
+        edge.failed += u64::from(caller.is_some_and(failed) || callee.is_some_and(failed));
+        if let Some(span) = caller {
+            edge.client.add(span);
+        }
+        if let Some(span) = callee {
+            edge.server.add(span);
+        }
     };
     let producers: HashMap<Ids<'_>, Owned<'_>> = all
         .iter()
@@ -83,22 +111,23 @@ pub fn edges<'a>(requests: impl IntoIterator<Item = &'a ExportTraceServiceReques
         .collect();
     for (service, span) in &all {
         match span.kind {
-            2 if span.parent_span_id.is_empty() => count("user", service, "virtual_node", failed(span)),
+            2 if span.parent_span_id.is_empty() => count("user", service, "virtual_node", [None, Some(span)]),
             3 => {
                 if let Some(database) =
                     text(&span.attributes, "db.namespace").or_else(|| text(&span.attributes, "db.name"))
                 {
-                    count(service, database, "database", failed(span));
+                    count(service, database, "database", [Some(span), Some(span)]);
                 } else if let Some((server, other)) = servers.get(&(&span.trace_id[..], &span.span_id[..])) {
-                    count(service, server, "", failed(span) || failed(other));
-                } else if let Some(peer) = text(&span.attributes, "peer.service") {
-                    count(service, peer, "virtual_node", failed(span));
+                    count(service, server, "", [Some(span), Some(other)]);
+                } else {
+                    let peer = text(&span.attributes, "peer.service").unwrap_or("unknown");
+                    count(service, peer, "virtual_node", [Some(span), None]);
                 }
             }
             5 => {
                 for link in &span.links {
                     if let Some((producer, other)) = producers.get(&(&link.trace_id[..], &link.span_id[..])) {
-                        count(producer, service, "messaging_system", failed(span) || failed(other));
+                        count(producer, service, "messaging_system", [Some(other), Some(span)]);
                     }
                 }
             }
@@ -128,6 +157,24 @@ fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
         Value::StringValue(text) => Some(text),
         _ => None,
     }
+}
+
+/// How long a span took; one that ends before it starts took no time.
+fn nanos(span: &Span) -> u64 {
+    span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano)
+}
+
+fn bucket(nanos: u64) -> usize {
+    BOUNDS_MS.iter().position(|bound| u128::from(nanos) <= (*bound * 1e6) as u128).unwrap_or(BOUNDS_MS.len())
+}
+
+/// How many spans a sampled one stands for: one over the share that its threshold keeps (OpenTelemetry, `TraceState`
+/// probability sampling). Only thresholds that give a whole number may be asked for: others are rounded at random.
+fn weight(span: &Span) -> u64 {
+    let ours = span.trace_state.split(',').find_map(|member| member.strip_prefix("ot="));
+    let digits = ours.and_then(|ours| ours.split(';').find_map(|field| field.strip_prefix("th:"))).unwrap_or_default();
+    let threshold = u64::from_str_radix(digits, 16).unwrap_or_default() << (56 - 4 * digits.len().min(14));
+    (1 << 56) / ((1 << 56) - threshold)
 }
 
 fn failed(span: &Span) -> bool {

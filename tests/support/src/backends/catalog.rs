@@ -30,6 +30,8 @@ pub enum Build {
     Maven,
     /// A Python environment with what `requirements.txt` pins.
     Python,
+    /// The packages that `package-lock.json` pins, in the folder `node_modules`.
+    Node,
 }
 
 /// Who needs a program.
@@ -102,6 +104,12 @@ pub const PROGRAMS: &[Program] = &[
         group: Group::Tests,
     },
     Program {
+        name: "app-node",
+        about: "an application of stock OpenTelemetry SDKs in Node",
+        build: Build::Node,
+        group: Group::Tests,
+    },
+    Program {
         name: "collectorspanmetrics",
         about: "the OpenTelemetry Collector with the span metrics connector",
         build: Build::Go("."),
@@ -145,6 +153,7 @@ impl Program {
             Build::Go(_) | Build::GoSet(_) => &["go", "mod", "sum"],
             Build::Maven => &["xml"],
             Build::Python => &["txt"],
+            Build::Node => &["json"],
         }
     }
 }
@@ -161,6 +170,7 @@ mod tests {
                 Build::Go(_) | Build::GoSet(_) => &["go.mod", "go.sum"],
                 Build::Maven => &["pom.xml"],
                 Build::Python => &["requirements.txt"],
+                Build::Node => &["package.json", "package-lock.json"],
             };
             for pin in pins {
                 assert!(folder.join(pin).is_file(), "{pin} is missing in {}", folder.display());

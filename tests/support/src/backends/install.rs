@@ -58,7 +58,7 @@ pub fn install(cache: &Cache, program: &Program, report: Report<'_>) -> Result<P
     };
     match program.build {
         Build::Python => Cache::put_in_place(&entry, build),
-        Build::Go(_) | Build::GoSet(_) | Build::Maven => cache.put(&entry, build),
+        Build::Go(_) | Build::GoSet(_) | Build::Maven | Build::Node => cache.put(&entry, build),
     }
     .with_context(|| format!("cannot install {} ({})", program.name, program.about))?;
     report(program, Step::Built(started.elapsed()));
@@ -89,6 +89,7 @@ pub fn program_path(program: &Program, folder: &Path) -> PathBuf {
         Build::GoSet(_) => folder.to_owned(),
         Build::Maven => folder.join("lib"),
         Build::Python => folder.join("bin").join("python"),
+        Build::Node => folder.join("node_modules"),
     }
 }
 
@@ -115,6 +116,13 @@ fn commands(program: &Program, to: &Path) -> Vec<Command> {
             pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet", "-r"]);
             pip.arg(folder.join("requirements.txt"));
             vec![in_folder(venv, &folder), in_folder(pip, &folder)]
+        }
+        Build::Node => {
+            let mut copy = Command::new("cp");
+            copy.args([folder.join("package.json"), folder.join("package-lock.json")]).arg(to);
+            let mut npm = Command::new("npm");
+            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+            vec![copy, in_folder(npm, to)]
         }
     }
 }
@@ -173,6 +181,7 @@ fn missing(name: &str) -> &'static str {
         "go" => "install Go 1.26 or newer and put it on PATH",
         "mvn" => "install Maven 3.8 or newer and JDK 17 (Debian: apt-get install maven openjdk-17-jdk-headless)",
         "python3" => "install Python 3 (Debian: apt-get install python3 python3-venv)",
+        "npm" => "install Node 20 with npm (Debian: apt-get install nodejs npm)",
         _ => "it must be on PATH",
     }
 }
@@ -198,9 +207,12 @@ fn advice(log: &str) -> &'static str {
         "Could not transfer",
         "NewConnectionError",
         "403 Forbidden",
+        "npm error code E403",
+        "ENOTFOUND",
+        "ECONNREFUSED",
         "unknown host",
     ]) {
-        "The package registry cannot be reached or refuses: check the network, or point GOPROXY, Maven's settings.xml or PIP_INDEX_URL to a mirror."
+        "The package registry cannot be reached or refuses: check the network, or point GOPROXY, Maven's settings.xml, PIP_INDEX_URL or npm's `registry` to a mirror."
     } else {
         "The end of the log names the cause; the pinned version stands in the program's folder under tests."
     }

@@ -1,12 +1,16 @@
 //! Jaeger all-in-one on loopback: a trace store that takes OTLP over gRPC and HTTP and can be queried.
 //!
 //! In memory it keeps a span that is sent twice twice, which is what a test of "exactly once" needs; on
-//! disk (badger) it survives a restart, and a span sent twice overwrites itself.
+//! disk (badger) it survives a restart, and a span sent twice overwrites itself. It acknowledges before it
+//! writes: before it is stopped, what it was sent has to be found in it.
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
+use reqwest::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,7 +24,7 @@ pub struct Jaeger {
     grpc: u16,
     http: u16,
     query: TraceQuery,
-    _data: TempDir,
+    data: Option<TempDir>,
 }
 
 /// The ports that somebody talks to.
@@ -42,8 +46,12 @@ impl Ports {
 }
 
 const MEMORY: &[(&str, &str)] = &[("SPAN_STORAGE_TYPE", "memory")];
-const DISK: &[(&str, &str)] =
-    &[("SPAN_STORAGE_TYPE", "badger"), ("BADGER_EPHEMERAL", "false"), ("BADGER_CONSISTENCY", "true")];
+const DISK: &[(&str, &str)] = &[
+    ("SPAN_STORAGE_TYPE", "badger"),
+    ("BADGER_EPHEMERAL", "false"),
+    ("BADGER_CONSISTENCY", "true"),
+    ("BADGER_SPAN_STORE_TTL", "720h"),
+];
 
 /// What it listens on besides has no use here, but must neither clash nor leave loopback.
 const UNUSED: [&str; 7] = [
@@ -59,24 +67,29 @@ const UNUSED: [&str; 7] = [
 impl Jaeger {
     /// Installs it when needed and starts it with its traces in memory.
     pub async fn start() -> Result<Self> {
-        Self::start_at(Ports::free()?).await
-    }
-
-    /// Like [`Jaeger::start`] on these ports.
-    pub async fn start_at(ports: Ports) -> Result<Self> {
-        Self::with(ports, MEMORY).await
+        Self::temporary(MEMORY).await
     }
 
     /// Like [`Jaeger::start`] with its traces on disk.
     pub async fn start_on_disk() -> Result<Self> {
-        Self::with(Ports::free()?, DISK).await
+        Self::temporary(DISK).await
     }
 
-    async fn with(Ports { grpc, http, query }: Ports, storage: &[(&str, &str)]) -> Result<Self> {
-        let program = super::install_blocking("jaeger").await?;
+    /// Starts it on these ports with its traces in `folder`, which stays.
+    pub async fn open(folder: &Path, ports: Ports) -> Result<Self> {
+        Self::with(ports, DISK, folder).await
+    }
+
+    async fn temporary(storage: &[(&str, &str)]) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("mirador-jaeger-").tempdir()?;
+        let mut started = Self::with(Ports::free()?, storage, data.path()).await?;
+        started.data = Some(data);
+        Ok(started)
+    }
+
+    async fn with(Ports { grpc, http, query }: Ports, storage: &[(&str, &str)], folder: &Path) -> Result<Self> {
+        let program = super::install_blocking("jaeger").await?;
         let admin = ports::free()?;
-        let folder = data.path();
         let mut env: Vec<(String, String)> = storage.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         env.extend([
             ("COLLECTOR_OTLP_ENABLED".into(), "true".into()),
@@ -88,6 +101,8 @@ impl Jaeger {
             format!("--collector.otlp.http.host-port=127.0.0.1:{http}"),
             format!("--query.http-server.host-port=127.0.0.1:{query}"),
             format!("--admin.http.host-port=127.0.0.1:{admin}"),
+            // It acknowledges a span that waits to be written, and drops one that finds no room to wait.
+            "--collector.queue-size=100000".to_owned(),
         ];
         for unused in UNUSED {
             args.push(format!("--{unused}=127.0.0.1:{}", ports::free()?));
@@ -102,7 +117,7 @@ impl Jaeger {
         })
         .await?;
         let query = TraceQuery::new(format!("http://127.0.0.1:{query}/api"));
-        Ok(Self { server, grpc, http, query, _data: data })
+        Ok(Self { server, grpc, http, query, data: None })
     }
 
     /// Where OTLP/gRPC goes.
@@ -138,12 +153,22 @@ impl DerefMut for Jaeger {
 #[derive(Debug, Clone)]
 pub struct TraceQuery {
     base: String,
+    /// Made once: a test asks for thousands of traces.
+    client: OnceLock<Client>,
 }
 
 impl TraceQuery {
     /// The API below `base`, without a slash at its end.
     pub fn new(base: String) -> Self {
-        Self { base }
+        Self { base, client: OnceLock::new() }
+    }
+
+    fn client(&self) -> Result<&Client> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let client = client::client()?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// The API's address.
@@ -153,7 +178,7 @@ impl TraceQuery {
 
     /// The names of the services that have sent spans, sorted.
     pub async fn services(&self) -> Result<Vec<String>> {
-        let answer = client::json(client::client()?.get(format!("{}/services", self.base))).await?;
+        let answer = client::json(self.client()?.get(format!("{}/services", self.base))).await?;
         let names = answer["data"].as_array().cloned().unwrap_or_default();
         let mut names: Vec<_> = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         names.sort();
@@ -163,7 +188,7 @@ impl TraceQuery {
     /// The spans of the trace with this hexadecimal id as stored (no clock skew is corrected, nothing
     /// made unique), each with its `process` beside it; empty when there is no such trace.
     pub async fn trace(&self, trace_id: &str) -> Result<Vec<Value>> {
-        let request = client::client()?.get(format!("{}/traces/{trace_id}?raw=true", self.base));
+        let request = self.client()?.get(format!("{}/traces/{trace_id}?raw=true", self.base));
         let answer = request.send().await?;
         if answer.status() == reqwest::StatusCode::NOT_FOUND {
             return Ok(Vec::new());
@@ -179,7 +204,7 @@ impl TraceQuery {
     pub async fn traces(&self, service: &str, limit: usize) -> Result<Vec<Vec<Value>>> {
         let limit = limit.to_string();
         let parameters = [("service", service), ("limit", &limit), ("raw", "true")];
-        let request = client::client()?.get(format!("{}/traces", self.base)).query(&parameters);
+        let request = self.client()?.get(format!("{}/traces", self.base)).query(&parameters);
         let answer = client::json(request).await?;
         Ok(answer["data"].as_array().into_iter().flatten().map(spans).collect())
     }
