@@ -36,7 +36,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 9042)]
     cassandra_port: u16,
     /// The port of the trace store: VictoriaTraces when `MIRADOR_VICTORIATRACES_BIN` names it, else the
-    /// OTLP/HTTP port of a Jaeger with its traces in memory.
+    /// OTLP/HTTP port of a Jaeger.
     #[arg(long, default_value_t = 10428)]
     traces_port: u16,
 }
@@ -240,7 +240,7 @@ pub(crate) async fn open(options: &Options, folder: &Path) -> Result<(Vec<Held>,
             held.push(Held::Traces(store));
         } else {
             let ports = jaeger::Ports { http: port, ..jaeger::Ports::free()? };
-            let store = Jaeger::start_at(ports).await?;
+            let store = Jaeger::open(&folder.join("jaeger"), ports).await?;
             addresses.insert("jaeger-otlp".into(), store.otlp_url());
             addresses.insert("jaeger-query".into(), store.query().base().into());
             held.push(Held::Jaeger(store));

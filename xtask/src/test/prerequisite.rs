@@ -20,7 +20,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 9] = [
     Need { probe: &["cc", "--version"], what: "a C compiler", debian: &["gcc", "libc6-dev"], why: "SQLite and zstd" },
     Need {
         probe: &["go", "version"],
@@ -43,6 +43,13 @@ const NEEDS: [Need; 7] = [
         debian: &["python3-venv"],
         why: "an application of stock SDKs",
     },
+    Need {
+        probe: &["node", "-e", "process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)"],
+        what: "Node 18.19 or newer",
+        debian: &["nodejs"],
+        why: "an application of stock SDKs",
+    },
+    Need { probe: &["npm", "--version"], what: "npm", debian: &["npm"], why: "an application of stock SDKs" },
 ];
 
 /// Makes sure that everything is there, or says all that is missing.

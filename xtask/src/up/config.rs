@@ -20,6 +20,23 @@ pub(super) struct Ports {
     pub(super) central_health: u16,
 }
 
+impl Ports {
+    /// All of them.
+    pub(super) fn all(&self) -> [u16; 9] {
+        [
+            self.grpc,
+            self.http,
+            self.metrics,
+            self.health,
+            self.console,
+            self.central_grpc,
+            self.central_http,
+            self.central_metrics,
+            self.central_health,
+        ]
+    }
+}
+
 /// Where central keeps what it gets.
 #[derive(Debug, Clone)]
 pub(super) enum Stores {
@@ -70,17 +87,17 @@ pub(super) fn agent(ports: &Ports) -> String {
     yaml
 }
 
-/// Central's configuration in role `all`.
-pub(super) fn central(ports: &Ports, stores: &Stores) -> String {
+/// Central's configuration in role `all`; what outlives a restart is in `data`, and goes when that goes.
+pub(super) fn central(ports: &Ports, stores: &Stores, data: &Path) -> String {
     let mut yaml = listening(ports.central_grpc, ports.central_http, ports.central_metrics, ports.central_health);
     // A score needs 64 points of history: at one a second it is there before the demo's fault.
     yaml += "servicegraph:\n  metrics_flush_interval: 1s\nspanmetrics:\n  metrics_flush_interval: 1s\n";
+    let data = text(&data.display().to_string());
+    let state = write!(yaml, "state:\n  directory: {data}\n");
     match stores {
         Stores::Embedded(file) => {
-            // What outlives a restart stands beside what is stored, and goes when that goes.
-            let folder = file.parent().unwrap_or(Path::new("."));
-            let (file, folder) = (text(&file.display().to_string()), text(&folder.display().to_string()));
-            write!(yaml, "state:\n  directory: {folder}\nconsole:\n  endpoint: 127.0.0.1:{}\n", ports.console)
+            let file = text(&file.display().to_string());
+            write!(yaml, "console:\n  endpoint: 127.0.0.1:{}\n", ports.console)
                 .and_then(|()| write!(yaml, "exporters:\n  embedded:\n    path: {file}\n"))
         }
         Stores::Real(_) => {
@@ -99,6 +116,7 @@ pub(super) fn central(ports: &Ports, stores: &Stores) -> String {
                 }))
         }
     }
+    .and(state)
     .expect("writing to a string cannot fail");
     yaml
 }
@@ -106,6 +124,20 @@ pub(super) fn central(ports: &Ports, stores: &Stores) -> String {
 /// `value` as a YAML text that nothing in it can end.
 fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
+}
+
+/// The same in two lines, for a screen that is painted again and again.
+pub(super) fn reminder(ports: &Ports, stores: &Stores) -> String {
+    let look = match stores {
+        Stores::Embedded(_) => format!("live page http://127.0.0.1:{}/", ports.console),
+        Stores::Real(_) => {
+            let metrics = stores.address("victoriametrics").map(|at| format!("metrics {at}/vmui"));
+            let traces = ["victoriatraces", "jaeger-query"].iter().find_map(|name| stores.address(name));
+            let traces = traces.map(|at| format!("traces {}", at.trim_end_matches("/api")));
+            [metrics, traces].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        }
+    };
+    format!("send OTLP to 127.0.0.1:{} (gRPC) or :{} (HTTP)\n{look}; Ctrl-C stops it", ports.grpc, ports.http)
 }
 
 /// Where to send, where to look.
@@ -161,11 +193,12 @@ mod tests {
 
     #[test]
     fn each_signal_has_one_store() {
-        let embedded = central(&PORTS, &Stores::Embedded("/x/a \"b\".sqlite".into()));
+        let embedded = central(&PORTS, &Stores::Embedded("/x/a \"b\".sqlite".into()), Path::new("/x"));
         assert!(embedded.contains("path: \"/x/a \\\"b\\\".sqlite\""), "{embedded}");
         let addresses = [("victoriametrics", "http://a"), ("jaeger-otlp", "http://b"), ("cassandra", "127.0.0.1:9042")];
         let addresses = addresses.map(|(name, at)| (name.to_owned(), at.to_owned()));
-        let real = central(&PORTS, &Stores::Real(addresses.into()));
+        let real = central(&PORTS, &Stores::Real(addresses.into()), Path::new("/x"));
+        assert!(embedded.contains("directory: \"/x\"") && real.contains("directory: \"/x\""), "{real}");
         for part in ["http://a/api/v1/write", "http://b/v1/traces", "hosts: [\"127.0.0.1:9042\"]", "enabled: false"] {
             assert!(real.contains(part), "{real}");
         }
