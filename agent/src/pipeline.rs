@@ -6,18 +6,18 @@
 //!
 //! Never: allocates per span, answers success for something that was not delivered.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mirador_otlp::splice::Part;
 use mirador_otlp::{Limits, Request, Signal, WireError};
 use mirador_service::drain::Drain;
 use mirador_service::memory::Permit;
 use mirador_service::metrics::{Counter, Registry};
 use mirador_transport::receiver::ReceiverMetrics;
-use mirador_transport::sender::Destination;
+use mirador_transport::sender::{Destination, Owners};
 use mirador_transport::{Accepted, Consume, Incoming, Kind, Refusal};
-
 use tonic::Code;
 
 use crate::kubernetes::Caller;
@@ -185,8 +185,9 @@ impl Stages {
             return Ok(Accepted::default());
         }
         let owners = destination.owners();
-        // What is no slice of the received body is another copy of it, which the budget must know: before it
-        // is made, because the headers of a request are in every part.
+        // What is no slice of the received body is another copy of it, which the budget must know. An enriched
+        // copy is there already and costs about as much as was paid; the parts are paid for before they are
+        // made, because the headers of a request are in every one.
         let mut copied = if same(request.bytes(), &received) { 0 } else { request.bytes().len() };
         let mut is_granted = copied == 0;
         let placed = owners.place_within(request, |parts| {
@@ -202,7 +203,11 @@ impl Stages {
         if placed.without_trace_id > 0 {
             self.without_trace_id.inc_by(placed.without_trace_id as u64);
         }
-        match destination.send(Kind::Otlp(signal), &owners, placed.parts, destination.deadline()).await {
+        let permit = Mutex::new(permit);
+        let replace = |part: &Bytes, owners: &Owners| place_again(request, part, owners, &permit);
+        let kind = Kind::Otlp(signal);
+        let sending = destination.send_placed(kind, &owners, placed.parts, destination.deadline(), replace);
+        match sending.await {
             Ok(accepted) => {
                 if let (Signal::Traces, Some(red)) = (signal, red) {
                     red.observe(request);
@@ -220,6 +225,23 @@ impl Stages {
             self.ledger.enter(signal, request.items()).dropped("delivered_before");
         }
     }
+}
+
+/// Places a part of `request` whose owner has left. The permit grows by what it is cut into before that is
+/// copied, and gives back what the part itself held; a part that is the request's own bytes held nothing.
+fn place_again(request: &Request, part: &Bytes, owners: &Owners, permit: &Mutex<Permit>) -> Result<Vec<Part>, Refusal> {
+    let mut permit = permit.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut is_copied = false;
+    let placed = owners.place_part(request.signal(), part, |bytes| {
+        is_copied = true;
+        permit.grow(bytes)
+    })?;
+    if is_copied && placed.is_some() && !same(part, request.bytes()) {
+        let left = permit.bytes().saturating_sub(part.len());
+        permit.shrink_to(left);
+    }
+    // The old part is there beside the new ones for a moment: a repetition, placed anew, needs less.
+    placed.ok_or_else(memory_in_use)
 }
 
 fn refuse(entry: Entry, refusal: Refusal) -> Result<Accepted, Refusal> {
@@ -260,16 +282,20 @@ fn looped() -> Refusal {
     }
 }
 
+fn memory_in_use() -> Refusal {
+    Refusal {
+        code: Code::ResourceExhausted,
+        message: "the byte budget has no room for the parts of this request".to_owned(),
+        retry_after: Some(MEMORY_HINT),
+        reason: "memory",
+    }
+}
+
 /// What the copies of a request would take beside it is not free, or is not there at all: then the request is
 /// refused for good, with a code that lets no client of either protocol try again.
 fn no_memory(permit: &Permit, copied: usize) -> Refusal {
     if permit.could_grow(copied) {
-        return Refusal {
-            code: Code::ResourceExhausted,
-            message: "the byte budget has no room for the parts of this request".to_owned(),
-            retry_after: Some(MEMORY_HINT),
-            reason: "memory",
-        };
+        return memory_in_use();
     }
     Refusal {
         code: Code::InvalidArgument,
@@ -282,3 +308,6 @@ fn no_memory(permit: &Permit, copied: usize) -> Refusal {
         reason: "too_large_for_memory",
     }
 }
+
+#[cfg(test)]
+mod tests;

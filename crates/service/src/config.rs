@@ -38,8 +38,8 @@ use serde::de::DeserializeOwned;
 pub use check::nearest;
 pub use document::document;
 
-/// Exit code of a process whose configuration is wrong: `EX_USAGE` of sysexits.h, as for wrong
-/// command-line arguments.
+/// Exit code of a process whose configuration is wrong: `EX_USAGE` of sysexits.h. Wrong command-line
+/// arguments end with 2, as the argument parser has it.
 pub const EXIT_CODE: u8 = 64;
 
 /// No configuration is larger; a larger file is refused before it is parsed.

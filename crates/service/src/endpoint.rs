@@ -7,6 +7,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+const LOOPBACK_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
 /// A host as it stands in an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Host {
@@ -42,7 +45,8 @@ impl Host {
             // A socket on `::` takes version 4 as well (`net.ipv6.bindv6only` is 0 unless it is changed).
             (Self::Any { v6 }, Self::Address(address)) => *v6 || address.is_ipv4(),
             (Self::Any { .. }, _) => true,
-            (Self::Loopback, Self::Address(address)) => address.is_loopback(),
+            // The two that a resolver has for `localhost`; the rest of 127/8 is other addresses.
+            (Self::Loopback, Self::Address(address)) => [LOOPBACK_V4, LOOPBACK_V6].contains(address),
             _ => self == other,
         }
     }
@@ -104,6 +108,8 @@ mod tests {
             ("0.0.0.0:4317", "0.0.0.0:4318"),
             ("0.0.0.0:0", "0.0.0.0:0"),
             ("127.0.0.1:4317", "127.0.0.2:4317"),
+            ("localhost:8888", "127.0.0.2:8888"),
+            ("127.0.0.2:8888", "localhost:8888"),
             ("0.0.0.0:4317", "[::1]:4317"),
             ("nonsense", "nonsense"),
         ] {
@@ -119,6 +125,7 @@ mod tests {
             ("127.0.0.1:4317", "0.0.0.0:4317"),
             ("localhost:4317", "[::]:4317"),
             ("localhost:4317", "127.0.0.1:4317"),
+            ("127.0.0.1:4317", "localhost:4317"),
             ("0.0.0.0:4317", "0.0.0.0:4317"),
             ("0.0.0.0:4317", "[::1]:4317"),
             ("10.0.0.1:4317", "10.0.0.1:4317"),
@@ -131,6 +138,9 @@ mod tests {
             ("central:4317", "0.0.0.0:4317"),
             ("127.0.0.2:4317", "127.0.0.1:4317"),
             ("0.0.0.0:4317", "10.0.0.1:4317"),
+            ("localhost:4317", "127.0.0.2:4317"),
+            ("127.0.0.2:4317", "localhost:4317"),
+            ("0.0.0.0:4317", "127.0.0.2:4317"),
             ("127.0.0.1:0", "127.0.0.1:0"),
         ] {
             assert!(!leads_to(dialled, endpoint), "{dialled} {endpoint}");

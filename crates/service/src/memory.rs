@@ -29,13 +29,14 @@ pub struct MemoryConfig {
     /// process may use, 1 to 100. Ignored when `limit_mib` is set.
     pub limit_percentage: u8,
     /// Share of the process's limit that request bytes may hold at one time, 1 to 100. The rest
-    /// is for state, buffers and the program itself.
+    /// is for state, the program itself, and the copies and buffers of those requests: up to one and a half
+    /// times their bytes while a backend hangs.
     pub request_share_percentage: u8,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { limit_mib: None, limit_percentage: 80, request_share_percentage: 50 }
+        Self { limit_mib: None, limit_percentage: 80, request_share_percentage: 40 }
     }
 }
 
@@ -235,9 +236,9 @@ impl Permit {
         granted
     }
 
-    /// Whether `more` bytes would fit if nobody else held any: when not, a repetition cannot help.
+    /// Whether [`Self::grow`] could take `more` bytes if nobody else held any: when not, a repetition cannot help.
     pub fn could_grow(&self, more: usize) -> bool {
-        self.bytes.checked_add(more).is_some_and(|needed| needed <= self.shared.limit)
+        u32::try_from(more).is_ok() && self.bytes.checked_add(more).is_some_and(|needed| needed <= self.shared.limit)
     }
 
     /// The limit of the budget that it belongs to, in bytes.

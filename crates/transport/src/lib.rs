@@ -88,15 +88,18 @@ impl Accepted {
         Self { rejected_items: 0, message: DUPLICATE.to_owned() }
     }
 
-    /// Adds something that the client has to know about what was taken; what it was told before is not repeated.
+    /// Adds something that the client has to know about what was taken, or several things (`a; b`); what it was
+    /// told before is not repeated.
     pub fn warn(&mut self, message: &str) {
-        if self.message.split("; ").any(|told| told == message) {
-            return;
+        for news in message.split("; ") {
+            if news.is_empty() || self.message.split("; ").any(|told| told == news) {
+                continue;
+            }
+            if !self.message.is_empty() {
+                self.message.push_str("; ");
+            }
+            self.message.push_str(news);
         }
-        if !self.message.is_empty() {
-            self.message.push_str("; ");
-        }
-        self.message.push_str(message);
     }
 
     /// Whether this is [`Self::duplicate`].
@@ -123,4 +126,18 @@ pub struct Refusal {
 pub trait Consume: Send + Sync + 'static {
     /// Settles one request. Dropping the future means that the client has gone.
     fn consume(&self, incoming: Incoming) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_each_thing_once_also_when_several_come_together() {
+        let mut accepted = Accepted::default();
+        for message in ["", "a; b", "b", "b; c; a", "a; b", "c"] {
+            accepted.warn(message);
+        }
+        assert_eq!(accepted.message, "a; b; c");
+    }
 }

@@ -1,7 +1,9 @@
-//! The work of validation, counted in fields visited.
+//! The work of validation, counted in fields visited, and what is refused without any.
+
+use bytes::Bytes;
 
 use super::check;
-use crate::{Limits, Signal};
+use crate::{Limits, Request, Signal, WireError};
 
 fn field(number: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
@@ -45,4 +47,13 @@ fn every_byte_is_looked_at_a_bounded_number_of_times_whatever_the_shape() {
         assert!(checked.steps <= body.len(), "{shape}: {} steps for {} bytes", checked.steps, body.len());
         assert!(checked.steps > body.len() / 100, "{shape}: {} steps are counted", checked.steps);
     }
+}
+
+/// Its pages are never touched with the system's allocator, so it takes address space and no memory. Not in the
+/// suite, whose allocator counts and writes the zeros itself.
+#[test]
+fn a_body_of_two_gibibytes_is_refused_by_its_length_alone() {
+    let body = Bytes::from(vec![0; 1 << 31]);
+    let refused = Request::parse(Signal::Logs, body, &Limits::default());
+    assert_eq!(refused.err(), Some(WireError::TooLarge { length: 1 << 31 }));
 }

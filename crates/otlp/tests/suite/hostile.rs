@@ -174,13 +174,6 @@ fn megabytes_of_empty_entries_are_too_many_entries() {
     }
 }
 
-/// Its pages are never touched, so it takes address space and no memory.
-#[test]
-fn a_body_of_two_gibibytes_is_refused_by_its_length_alone() {
-    let body = vec![0; 1 << 31];
-    assert_eq!(parse(Signal::Logs, body).err(), Some(WireError::TooLarge { length: 1 << 31 }));
-}
-
 #[test]
 fn a_resource_in_a_million_pieces_is_refused() {
     let body = field(1, &[0x0A, 0x00].repeat(1 << 20));

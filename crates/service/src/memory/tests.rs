@@ -38,6 +38,15 @@ fn what_others_hold_is_told_from_what_is_not_there_at_all() {
 }
 
 #[test]
+fn what_no_permit_takes_at_once_is_said_to_be_out_of_reach_however_large_the_budget_is() {
+    let most = u32::MAX as usize;
+    let budget = Budget::new(4 * most);
+    let mut permit = budget.try_acquire(1).unwrap();
+    assert!(!permit.could_grow(most + 1) && !permit.grow(most + 1));
+    assert!(permit.could_grow(most) && permit.grow(most));
+}
+
+#[test]
 fn permits_split_and_merge_without_changing_the_sum() {
     let budget = Budget::new(100);
     let mut first = budget.try_acquire(60).unwrap();

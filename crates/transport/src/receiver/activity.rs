@@ -50,10 +50,11 @@ impl Activity {
         self.opened + Duration::from_millis(ms)
     }
 
-    /// Bytes have come. On HTTP/2 frames come at any time, a header is only timed before it is known.
+    /// Bytes have come. On HTTP/2 frames come at any time, a header is only timed before it is known. What comes
+    /// while a close waits for the peer is a body that nobody reads, and no header.
     pub(super) fn read(&self, bytes: &[u8]) {
         let matched = self.preface.load(Ordering::Relaxed);
-        if usize::from(matched) == PREFACE.len() || bytes.is_empty() {
+        if usize::from(matched) == PREFACE.len() || bytes.is_empty() || self.lingers() {
             return;
         }
         if matched != HTTP1 {
@@ -86,6 +87,11 @@ impl Activity {
     /// Whether [`Self::set_linger`] was called.
     pub(super) fn lingers(&self) -> bool {
         self.linger.load(Ordering::Relaxed)
+    }
+
+    /// Until when a drain waits for the connection; none for as long as its calls take.
+    pub(super) fn drains_until(&self, now: Instant) -> Option<Instant> {
+        self.lingers().then(|| now + DRAIN_LINGER)
     }
 }
 
@@ -121,6 +127,8 @@ pub(super) enum Due {
 
 /// A peer that was asked to go and has nothing in flight.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// What a drain leaves a peer that was answered and still sends, to read the answer.
+const DRAIN_LINGER: Duration = Duration::from_secs(2);
 
 impl Lifetime {
     /// What is due next, and when.
@@ -175,6 +183,20 @@ mod tests {
         assert!(matches!(due(&activity), Some(Due::Shutdown("idle", _))));
         activity.read(b"P");
         assert_eq!(due(&activity), Some(Due::Close("header_timeout")));
+    }
+
+    #[test]
+    fn the_rest_of_a_refused_body_is_no_header_and_holds_a_drain_up_briefly() {
+        let activity = Activity::new();
+        let now = Instant::now();
+        activity.read(b"POST /v1");
+        let call = activity.request();
+        assert_eq!(activity.drains_until(now), None, "a call takes as long as it takes");
+        activity.set_linger();
+        drop(call);
+        activity.read(b"the rest of the body");
+        assert!(matches!(due(&activity), Some(Due::Shutdown("idle", _))), "{:?}", due(&activity));
+        assert_eq!(activity.drains_until(now), Some(now + DRAIN_LINGER));
     }
 
     #[test]

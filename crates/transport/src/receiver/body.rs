@@ -31,6 +31,9 @@ pub(super) const REQUEST_OVERHEAD: usize = 4 << 10;
 const DRAIN_AT_MOST: u64 = 64 << 10;
 const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
+/// A kept buffer's surplus is at most this share of the budget.
+const SURPLUS_SHARE: usize = 64;
+
 /// A body that is being read against the clock.
 pub(super) struct BodyReader<'a> {
     body: Incoming,
@@ -255,12 +258,13 @@ pub(super) fn pay(bytes: usize, permit: &mut Permit) -> Result<(), Fault> {
     }
 }
 
-/// An empty buffer for `length` bytes that are paid for. A kept buffer may be wider: what it has more
-/// is paid for too, or it is not used.
+/// An empty buffer for `length` bytes that are paid for. A kept buffer may be wider: what it has more is paid
+/// for too, or it is not used. It is little beside the budget, because a request that would fit without it
+/// must not be told that it is too large.
 pub(super) fn room(length: usize, permit: &mut Permit) -> Vec<u8> {
     let taken = buffer::take(length);
     let extra = taken.capacity() - length;
-    if extra == 0 || permit.grow(extra) {
+    if extra == 0 || (extra <= permit.limit() / SURPLUS_SHARE && permit.grow(extra)) {
         return taken;
     }
     buffer::give(taken);
@@ -270,4 +274,22 @@ pub(super) fn room(length: usize, permit: &mut Permit) -> Vec<u8> {
 fn truncated(expected: usize, got: usize) -> Fault {
     let message = format!("the message ends early: {got} of {expected} bytes");
     Fault::bad("truncated", Code::Internal, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use mirador_service::memory::Budget;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_buffer_is_not_used_when_its_surplus_would_make_the_request_too_large() {
+        for (limit, used) in [(20 << 10, false), (64 * (8 << 10), true)] {
+            buffer::give(Vec::with_capacity(16 << 10));
+            let mut permit = Budget::new(limit).try_acquire(8 << 10).expect("it is free");
+            let taken = room(8 << 10, &mut permit);
+            assert_eq!((taken.capacity() == 16 << 10, permit.bytes()), (used, taken.capacity()), "{limit}");
+            assert!(permit.could_grow(12 << 10), "the decompressed body fits beside it: {limit}");
+        }
+    }
 }

@@ -209,6 +209,9 @@ pub(super) async fn serve<C: Consume>(
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ending.map_or_else(|| why(&result), |(reason, _)| reason));
             }
+            if let Some(("drain", limit @ None)) = &mut ending {
+                *limit = activity.drains_until(Instant::now());
+            }
             let due = match ending {
                 Some((reason, at)) => at.map(|at| (at, Due::Close(reason))),
                 None => lifetime.due(&activity),

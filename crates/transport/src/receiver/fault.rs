@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio_rustls::rustls;
 use tonic::Code;
 
 use crate::{Kind, Refusal};
@@ -60,10 +61,14 @@ impl Fault {
     }
 
     /// The body cannot be read further: its chunks are none, or the connection broke under it and the answer
-    /// reaches no one.
+    /// reaches no one. What TLS cannot read (an alert, a damaged record) has the same kind of error as a chunk
+    /// that is none, and is a broken connection.
     pub(super) fn unreadable(error: &hyper::Error) -> Self {
         let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-        match cause.filter(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+        match cause.filter(|cause| {
+            matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+                && cause.get_ref().and_then(|within| within.downcast_ref::<rustls::Error>()).is_none()
+        }) {
             Some(cause) => Self::bad(
                 "transfer_encoding",
                 Code::Internal,

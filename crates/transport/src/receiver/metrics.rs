@@ -193,8 +193,8 @@ impl Meters {
             ),
             warnings: registry.counter_family(
                 "mirador_receiver_warnings",
-                "Requests that were taken and answered with a warning (a partial success without rejected items), by \
-                 reason; `json_snake_case`: a key of OTLP/JSON in snake case was ignored, as the specification asks",
+                "Requests that were taken and answered with a warning in the partial success, by reason; \
+                 `json_snake_case`: a key of OTLP/JSON in snake case was ignored, as the specification asks",
             ),
             in_flight: Transport::ALL
                 .map(|transport| in_flight.get_or_create_owned(&TransportLabels { transport: transport.as_str() })),

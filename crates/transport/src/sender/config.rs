@@ -5,6 +5,7 @@
 //! everything that cannot work, not only the first.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -22,8 +23,10 @@ pub use super::k8s::{IpFamily, K8sConfig, PortRef};
 /// The port that is dialled for an owner whose name carries none.
 pub const DEFAULT_PORT: u16 = 4317;
 
-/// Headers that the sender sets itself, and those that HTTP/2 forbids (RFC 9113 §8.2.2): with one of them
-/// every request would fail.
+/// Headers that are not the configuration's. The sender sets `content-type`, `te`, `grpc-encoding`,
+/// `grpc-timeout` and the agent's own; the HTTP/2 library sends no request with `connection`, `keep-alive`,
+/// `proxy-connection`, `transfer-encoding`, `upgrade` or another `te` (RFC 9113 §8.2.2); `content-length`, `host`
+/// and `http2-settings` would contradict what the frames say. `user-agent` replaces the sender's own.
 const RESERVED_HEADERS: [&str; 13] = [
     "connection",
     "content-length",
@@ -332,7 +335,9 @@ impl ResolverConfig {
             (None, Some(dns), None) => {
                 if dns.hostname.is_empty() {
                     found.push("resolver.dns.hostname is empty: name the host to look up".to_owned());
-                } else if dns.hostname.contains(|c: char| c == ':' || c == '/' || c.is_whitespace()) {
+                } else if !is_address(&dns.hostname)
+                    && dns.hostname.contains(|c: char| c == ':' || c == '/' || c.is_whitespace())
+                {
                     found.push(format!(
                         "resolver.dns.hostname: `{}` is not a host name; the port is set by resolver.dns.port",
                         dns.hostname
@@ -385,6 +390,12 @@ impl SendRetryConfig {
     }
 }
 
+/// Whether it is an address, which needs no look-up; version 6 with or without brackets.
+fn is_address(hostname: &str) -> bool {
+    let bare = hostname.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bare.map_or_else(|| hostname.parse::<IpAddr>().is_ok(), |bare| bare.parse::<Ipv6Addr>().is_ok())
+}
+
 fn positive(found: &mut Vec<String>, key: &str, value: Duration) {
     if value.is_zero() {
         found.push(format!("{key} is 0s: it must be longer"));
@@ -415,6 +426,7 @@ mod tests {
             ("resolver: {static: {hostnames: []}}", "resolver.static.hostnames", "empty"),
             ("resolver: {dns: {hostname: 'central:4317'}}", "resolver.dns.hostname", "resolver.dns.port"),
             ("resolver: {dns: {hostname: 'a b'}}", "resolver.dns.hostname", "a b"),
+            ("resolver: {dns: {hostname: '[fd00::1]:4317'}}", "resolver.dns.hostname", "resolver.dns.port"),
             ("resolver: {dns: {hostname: a, port: 0}}", "resolver.dns.port", "4317"),
             ("headers: {Connection: close}", "headers", "`Connection`"),
             ("headers: {grpc-timeout: 1S}", "headers", "`grpc-timeout`"),
@@ -425,7 +437,14 @@ mod tests {
             assert_eq!(found.len(), 1, "{text}: {found:?}");
             assert!(found[0].starts_with(key) && found[0].contains(part), "{text}: {found:?}");
         }
-        assert_eq!(problems("headers: {authorization: a, user-agent: b}"), Vec::<String>::new());
+        for text in [
+            "headers: {authorization: a, user-agent: b}",
+            "resolver: {dns: {hostname: 'fd00::1'}}",
+            "resolver: {dns: {hostname: '[fd00::1]'}}",
+            "resolver: {dns: {hostname: 10.0.0.1}}",
+        ] {
+            assert_eq!(problems(text), Vec::<String>::new(), "{text}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as StdInstant};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use mirador_otlp::splice::Part;
-use mirador_otlp::{Limits, Request};
+use mirador_otlp::{Limits, Request, Signal};
 use mirador_service::backoff::Backoff;
 use tokio::time::Instant;
 use tonic::Code;
@@ -61,7 +61,7 @@ impl Destination {
     /// Sends all parts side by side and answers when every part is settled.
     ///
     /// `owners` is the snapshot on which the parts were placed. OTLP parts whose owner leaves are placed
-    /// again by [`Owners::place`]; a RED part whose owner leaves comes back as a refusal with the reason
+    /// again by [`Owners::place_part`]; a RED part whose owner leaves comes back as a refusal with the reason
     /// `owner_left`, because its sequence number belongs to that owner's stream.
     pub async fn send(
         &self,
@@ -73,7 +73,8 @@ impl Destination {
         self.send_placed(kind, owners, parts, deadline, |bytes, owners| place_again(kind, bytes, owners)).await
     }
 
-    /// As [`Destination::send`], with a rule of the caller's own for placing a part again.
+    /// As [`Destination::send`], with a rule of the caller's own for placing a part again. The part that `replace`
+    /// gets is dropped when none of those that it returns has its bytes.
     pub async fn send_placed(
         &self,
         kind: Kind,
@@ -400,11 +401,27 @@ fn place_again(kind: Kind, bytes: &Bytes, owners: &Owners) -> Result<Vec<Part>, 
     let Kind::Otlp(signal) = kind else {
         return Err(Busy::Left.into_refusal("of this stream"));
     };
-    let request = Request::parse(signal, bytes.clone(), &Limits::default()).map_err(|error| Refusal {
-        code: Code::Internal,
-        message: format!("a part of our own making does not parse: {error}"),
-        retry_after: None,
-        reason: "part_malformed",
-    })?;
-    Ok(owners.place(&request)?.parts)
+    Ok(owners.place_part(signal, bytes, |_| true)?.unwrap_or_default())
+}
+
+impl Owners {
+    /// Places a part that was made for other owners, and asks `admit` for the bytes of what it is cut into before
+    /// they are copied, as [`Owners::place_within`]; `None` when it says no.
+    ///
+    /// # Errors
+    /// When nobody is an owner, or `part` is none of a request of `signal`.
+    pub fn place_part(
+        &self,
+        signal: Signal,
+        part: &Bytes,
+        admit: impl FnOnce(usize) -> bool,
+    ) -> Result<Option<Vec<Part>>, Refusal> {
+        let request = Request::parse(signal, part.clone(), &Limits::default()).map_err(|error| Refusal {
+            code: Code::Internal,
+            message: format!("a part of our own making does not parse: {error}"),
+            retry_after: None,
+            reason: "part_malformed",
+        })?;
+        Ok(self.place_within(&request, admit)?.map(|placed| placed.parts))
+    }
 }

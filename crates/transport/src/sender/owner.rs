@@ -195,9 +195,20 @@ impl Owner {
         limit: Instant,
         started: Instant,
     ) -> Result<Answer, Failure> {
-        let mut sender = self.connected().await?;
-        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|error| broken(&error))?;
-        let request = self.request(kind, message, limit, started);
+        let open = settled(&self.link.borrow());
+        let mut waited = open.is_none();
+        let mut sender = match open {
+            Some(open) => open?,
+            None => self.connected().await?,
+        };
+        let ready = poll_fn(|cx| {
+            let ready = sender.poll_ready(cx);
+            waited |= ready.is_pending();
+            ready
+        });
+        ready.await.map_err(|error| broken(&error))?;
+        let now = if waited { Instant::now() } else { started };
+        let request = self.request(kind, message, limit, now);
         let (response, mut body) = sender.send_request(request, false).map_err(|error| broken(&error))?;
         drop(sender);
         // Waits for no window: what is held back there is this very message, which is held here anyway.
@@ -208,11 +219,8 @@ impl Owner {
         answer::read(kind, response).await
     }
 
-    /// The open connection; waits while it is being opened.
+    /// The connection once it is open.
     async fn connected(&self) -> Result<SendRequest<Data>, Failure> {
-        if let Some(settled) = settled(&self.link.borrow()) {
-            return settled;
-        }
         let mut watch = self.link.subscribe();
         match watch.wait_for(|link| settled(link).is_some()).await {
             Ok(link) => settled(&link).unwrap_or_else(|| Err(unavailable("the connection is being opened"))),
@@ -360,4 +368,40 @@ fn headers(config: &Config, agent_id: Option<&str>) -> HeaderMap {
         }
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mirador_service::metrics::Registry;
+
+    use super::super::config::Compression;
+    use super::super::metrics::Metrics;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_is_told_the_time_that_is_left_when_the_connection_is_there() {
+        let metrics = Metrics::register(&Registry::new()).destination("traces", "static");
+        let authority = Authority::from_static("central:4317");
+        let owner = Owner::new("central".to_owned(), authority, &Config::default(), None, metrics.owner("central"));
+        let limit = Instant::now() + Duration::from_secs(5);
+        let message = Message::new(Bytes::from_static(b"x"), Compression::None);
+        let kind = Kind::Otlp(Signal::Traces);
+        let told = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let client = h2::client::Builder::new().handshake::<_, Data>(near);
+            let (sender, connection) = client.await.expect("a connection");
+            tokio::spawn(connection);
+            owner.publish(Link::Up(sender));
+            let mut server = h2::server::handshake(far).await.expect("a connection");
+            let (request, _respond) = server.accept().await.expect("a call").expect("a call");
+            request.headers()[GRPC_TIMEOUT].clone()
+        };
+        let told = tokio::select! {
+            answered = owner.call(kind, &message, limit) => panic!("nobody answers: {answered:?}"),
+            told = told => told,
+        };
+        assert_eq!(told, "3000m");
+    }
 }

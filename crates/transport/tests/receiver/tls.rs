@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::payload;
-use super::rig::{Rig, config, soon, until};
+use super::rig::{Rig, config, head, soon, until};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -160,4 +160,30 @@ async fn http_1_1_is_served_over_tls_and_clear_text_is_not() {
     drop(soon("the end", clear.read_to_end(&mut answer)).await);
     assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(rig.given().len(), 1);
+}
+
+#[tokio::test]
+async fn a_record_that_is_damaged_in_a_chunked_body_breaks_the_connection_and_is_no_fault_of_the_chunks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (issuer, ca_file) = authority(folder.path(), "ca");
+    let (cert_file, key_file) = issue(folder.path(), "server", &issuer);
+    let rig = rig(ServerTls { cert_file, key_file, ..ServerTls::default() }).await;
+    let connector = Connector::new(ClientTls { ca_file, ..ClientTls::default() }).expect("it is sound");
+    let mut tls = (*connector.config()).clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = TcpStream::connect(rig.http).await.expect("it listens");
+    let name = connector.server_name("localhost").expect("a name");
+    let mut stream =
+        TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.expect("the authority is trusted");
+    let chunked = [("content-type", "application/x-protobuf"), ("transfer-encoding", "chunked")];
+    let head = head("POST", "/v1/traces", &chunked) + "\r\n1000\r\nabc";
+    stream.write_all(head.as_bytes()).await.expect("it reads");
+    until("the request is being received", || rig.count("mirador_receiver_in_flight", &[]) == 1).await;
+    // A record of application data that nobody has encrypted, under the encrypted stream.
+    let mut record = vec![23, 3, 3, 0, 64];
+    record.extend([0; 64]);
+    stream.get_mut().0.write_all(&record).await.expect("it reads");
+    until("the request is refused", || rig.refused_in_all() == 1).await;
+    assert_eq!((rig.refused("client_gone"), rig.refused("transfer_encoding")), (1, 0));
+    rig.settled().await;
 }
