@@ -24,6 +24,8 @@ pub async fn telemetry() -> anyhow::Result<String> {
     if let Some(embedded) = &mut config.exporters.embedded {
         embedded.path = folder.join("store.sqlite");
     }
+    // Nothing outlives it, and nothing that was left behind is read.
+    config.state.directory = None;
     config.console.enabled = false;
     on_free_ports([
         &mut config.receiver.protocols.grpc.endpoint,

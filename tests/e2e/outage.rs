@@ -135,7 +135,7 @@ async fn half_a_minute(since: Instant) -> Result<()> {
 async fn trace_and_metric_stores_that_are_stopped_for_30_s_under_load_lose_nothing_that_was_acknowledged() -> Result<()>
 {
     // Halves of an edge come in on both sides of the absence: they have to wait for each other longer than it lasts.
-    let graph = json!({"servicegraph": {"store": {"ttl": "60s"}}});
+    let graph = json!({"servicegraph": {"store": {"ttl": "150s"}}});
     let traces = Traces::on_disk().await?;
     let mut fleet = Fleet::before(traces, json!({}), 2, [json!({}), graph, json!({})]).await?;
     let requests = shop_requests(31, 5000)?;

@@ -123,8 +123,8 @@ function drawAnomalies(rows) {
     ["Series", (row) => element("span", {}, row.metric, " ", element("span", { class: "labels" }, Object.entries(row.labels).map(([name, value]) => `${name}=${value}`).join(" ")), ...why(row.episode))],
   ];
   const flagged = rows.filter((row) => row.flagged), others = rows.filter((row) => !row.flagged).slice(0, 20);
-  table($("flagged"), columns, flagged, rows.length > 0 ? "No series was flagged in this range." : "Nothing is scored yet: a series needs some history first.");
-  $("told").textContent = flagged.length > 0 ? `${flagged.length} series were flagged in this range, the highest peak first. The score is the latest.` : "";
+  table($("flagged"), columns, flagged.slice(0, 100), rows.length > 0 ? "No series was flagged in this range." : "Nothing is scored yet: a series needs some history first.");
+  $("told").textContent = flagged.length > 0 ? `${flagged.length}${flagged.length === 1000 ? " or more" : ""} series were flagged in this range${flagged.length > 100 ? ", here the first 100" : ""}, the highest peak first. The score is the latest.` : "";
   $("h-unflagged").hidden = others.length === 0;
   if (others.length > 0) table($("unflagged"), columns, others, "");
   else $("unflagged").replaceChildren();
@@ -184,7 +184,7 @@ async function refresh() {
   const since = `since=${$("since").value}`;
   try {
     const [red, edges, anomalies, traces, logs] = await Promise.all([
-      ask(`/api/v1/red?${since}`), ask(`/api/v1/graph?${since}`), ask(`/api/v1/anomalies?${since}`),
+      ask(`/api/v1/red?${since}`), ask(`/api/v1/graph?${since}`), ask(`/api/v1/anomalies?${since}&limit=1000`),
       ask(`/api/v1/traces?${since}&limit=30&errors=${$("only-errors").checked}`), ask(`/api/v1/logs?${since}&limit=60`),
     ]);
     drawMap(edges); drawAnomalies(anomalies); drawRed(red); drawEdges(edges); drawTraces(traces); drawLogs(logs);

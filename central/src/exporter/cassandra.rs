@@ -73,7 +73,7 @@ impl Cassandra {
             truncated: registry.counter("mirador_cassandra_truncated_bodies", "Log bodies cut at max_body_bytes."),
             cut: registry.counter(
                 "mirador_cassandra_cut_attributes",
-                "Log records that lost the ends of their attributes (over 1 MiB) or of their resource's (over 32 KiB).",
+                "Log records that lost the ends of their attributes (over 1 MiB), of their resource's (over 32 KiB) or of a name (over 4 KiB).",
             ),
             clamped: registry.counter(
                 "mirador_cassandra_clamped_times",

@@ -122,7 +122,7 @@ impl Meters {
             failed: registry.counter("mirador_embedded_failed_writes", "Writes that the embedded store refused."),
             cut: registry.counter(
                 "mirador_embedded_cut_rows",
-                "Spans and log records that lost the ends of their resource's attributes, because these have more than 32 KiB.",
+                "Spans and log records that lost the ends of their resource's attributes (over 32 KiB) or of the name of a service or scope (over 4 KiB).",
             ),
             expired: registry.counter_family(
                 "mirador_embedded_expired_rows",

@@ -20,6 +20,9 @@ struct Need {
     why: &'static str,
 }
 
+const NODE_20_6: &str =
+    "const [a, b] = process.versions.node.split('.').map(Number); process.exit(a > 20 || a === 20 && b >= 6 ? 0 : 1)";
+
 const NEEDS: [Need; 9] = [
     Need { probe: &["cc", "--version"], what: "a C compiler", debian: &["gcc", "libc6-dev"], why: "SQLite and zstd" },
     Need {
@@ -44,8 +47,8 @@ const NEEDS: [Need; 9] = [
         why: "an application of stock SDKs",
     },
     Need {
-        probe: &["node", "-e", "process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)"],
-        what: "Node 18.19 or newer",
+        probe: &["node", "-e", NODE_20_6],
+        what: "Node 20.6 or newer",
         debian: &["nodejs"],
         why: "an application of stock SDKs",
     },

@@ -180,7 +180,7 @@ struct Filed {
 /// What of a record was too long.
 struct Shortened {
     body: bool,
-    /// Its attributes or those of its resource.
+    /// Its attributes, a name, or what its resource has.
     attributes: bool,
 }
 
@@ -198,15 +198,18 @@ struct Shared<'a> {
 impl<'a> Shared<'a> {
     fn of(resource: &Resource<'_>, config: &'a Config) -> Self {
         let mut texts = texts(&resource.attributes());
-        let is_cut = shorten::map(&mut texts, shorten::RESOURCE);
+        // Read before anything is cut: whole attributes may go.
         let hot = |key: &str| texts.get(key).map_or(MaybeUnset::Unset, |value| text(value));
+        let [namespace, pod, node] = ["k8s.namespace.name", "k8s.pod.name", "k8s.node.name"].map(hot);
+        let service = resource.service_name().unwrap_or("unknown_service");
+        let is_cut = shorten::map(&mut texts, shorten::RESOURCE) | (service.len() > shorten::NAME);
         Self {
             config,
             is_cut,
-            service: shorten::name(resource.service_name().unwrap_or("unknown_service")).to_owned(),
-            namespace: hot("k8s.namespace.name"),
-            pod: hot("k8s.pod.name"),
-            node: hot("k8s.node.name"),
+            service: shorten::name(service).to_owned(),
+            namespace,
+            pod,
+            node,
             resource: Arc::new(texts),
         }
     }
@@ -219,8 +222,10 @@ impl<'a> Shared<'a> {
             body.truncate(body.floor_char_boundary(self.config.max_body_bytes));
         }
         let mut attributes = texts(&record.attributes());
+        let is_cut = [scope, record.severity_text(), record.event_name()].iter().any(|name| name.len() > shorten::NAME)
+            || self.is_cut;
         let shortened =
-            Shortened { body: cut, attributes: shorten::map(&mut attributes, shorten::ATTRIBUTES) || self.is_cut };
+            Shortened { body: cut, attributes: shorten::map(&mut attributes, shorten::ATTRIBUTES) || is_cut };
         let width = self.config.bucket_width.as_secs().max(1);
         let row = LogRow {
             tenant: self.config.tenant.clone(),

@@ -82,11 +82,17 @@ impl Shared {
             let entries = resource.attributes();
             let mut map: BTreeMap<String, String> =
                 entries.iter().map(|entry| (entry.key.to_owned(), entry.value.to_text().into_owned())).collect();
-            shorten::map(&mut map, shorten::RESOURCE);
-            text = json!(map).to_string();
+            // Escapes make the text longer than what stands in the map.
+            let mut most = shorten::RESOURCE;
+            while text.len() > shorten::RESOURCE {
+                shorten::map(&mut map, most);
+                text = json!(map).to_string();
+                most /= 2;
+            }
         }
-        let service = shorten::name(resource.service_name().unwrap_or_default());
-        Self { service: service.into(), resource: text.into(), is_cut }
+        let service = resource.service_name().unwrap_or_default();
+        let is_cut = is_cut || service.len() > shorten::NAME;
+        Self { service: shorten::name(service).into(), resource: text.into(), is_cut }
     }
 }
 
@@ -96,7 +102,9 @@ pub(super) fn spans(request: &Request, now_unix_nano: u64) -> Read<SpanRow> {
     for resource_spans in request.resource_spans() {
         let shared = Shared::of(&resource_spans.resource());
         for scope_spans in resource_spans.scopes() {
-            let scope: Arc<str> = shorten::name(scope_spans.scope().name()).into();
+            let scope = scope_spans.scope();
+            let is_cut = shared.is_cut || scope.name().len() > shorten::NAME;
+            let scope: Arc<str> = shorten::name(scope.name()).into();
             for span in scope_spans.spans() {
                 if !is_id(span.trace_id(), 16) || !is_id(span.span_id(), 8) {
                     read.rejected += 1;
@@ -118,7 +126,7 @@ pub(super) fn spans(request: &Request, now_unix_nano: u64) -> Read<SpanRow> {
                                "attributes": object(&link.attributes())})
                     })
                     .collect();
-                read.cut += u64::from(shared.is_cut);
+                read.cut += u64::from(is_cut);
                 read.rows.push(SpanRow {
                     trace_id: span.trace_id().to_vec(),
                     span_id: span.span_id().to_vec(),
@@ -151,12 +159,13 @@ pub(super) fn logs(request: &Request, now_unix_nano: u64) -> Read<LogRow> {
         let shared = Shared::of(&resource);
         for scope_logs in resource_logs.scopes() {
             let scope = scope_logs.scope();
+            let is_cut = shared.is_cut || scope.name().len() > shorten::NAME;
             let scope_name: Arc<str> = shorten::name(scope.name()).into();
             let context = identity::context(&resource, &scope);
             for record in scope_logs.log_records() {
                 let (id, stamped) = names.next(context, &record);
                 let time = stamped.unwrap_or(now_unix_nano);
-                read.cut += u64::from(shared.is_cut);
+                read.cut += u64::from(is_cut);
                 read.rows.push(LogRow {
                     id: id.to_be_bytes(),
                     time_nanos: clamp(time),
