@@ -15,6 +15,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::payload;
 use super::rig::{Rig, config, head, soon, until};
@@ -129,19 +130,25 @@ async fn mutual_tls_lets_in_who_shows_a_certificate_of_the_authority() {
     assert_eq!(rig.given().len(), 1);
 }
 
-#[tokio::test]
-async fn http_1_1_is_served_over_tls_and_clear_text_is_not() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (issuer, ca_file) = authority(folder.path(), "ca");
-    let (cert_file, key_file) = issue(folder.path(), "server", &issuer);
+/// A receiver with a certificate of an authority in `folder`, and a connection that speaks HTTP/1.1 over TLS to it.
+async fn http_1_1(folder: &Path) -> (Rig, TlsStream<TcpStream>) {
+    let (issuer, ca_file) = authority(folder, "ca");
+    let (cert_file, key_file) = issue(folder, "server", &issuer);
     let rig = rig(ServerTls { cert_file, key_file, ..ServerTls::default() }).await;
     let connector = Connector::new(ClientTls { ca_file, ..ClientTls::default() }).expect("it is sound");
     let mut tls = (*connector.config()).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TcpStream::connect(rig.http).await.expect("it listens");
     let name = connector.server_name("localhost").expect("a name");
-    let mut stream =
+    let stream =
         TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.expect("the authority is trusted");
+    (rig, stream)
+}
+
+#[tokio::test]
+async fn http_1_1_is_served_over_tls_and_clear_text_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (rig, mut stream) = http_1_1(folder.path()).await;
     let body = payload::traces(3);
     let head = format!(
         "POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-protobuf\r\n\
@@ -165,16 +172,7 @@ async fn http_1_1_is_served_over_tls_and_clear_text_is_not() {
 #[tokio::test]
 async fn a_record_that_is_damaged_in_a_chunked_body_breaks_the_connection_and_is_no_fault_of_the_chunks() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (issuer, ca_file) = authority(folder.path(), "ca");
-    let (cert_file, key_file) = issue(folder.path(), "server", &issuer);
-    let rig = rig(ServerTls { cert_file, key_file, ..ServerTls::default() }).await;
-    let connector = Connector::new(ClientTls { ca_file, ..ClientTls::default() }).expect("it is sound");
-    let mut tls = (*connector.config()).clone();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let stream = TcpStream::connect(rig.http).await.expect("it listens");
-    let name = connector.server_name("localhost").expect("a name");
-    let mut stream =
-        TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.expect("the authority is trusted");
+    let (rig, mut stream) = http_1_1(folder.path()).await;
     let chunked = [("content-type", "application/x-protobuf"), ("transfer-encoding", "chunked")];
     let head = head("POST", "/v1/traces", &chunked) + "\r\n1000\r\nabc";
     stream.write_all(head.as_bytes()).await.expect("it reads");
