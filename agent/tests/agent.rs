@@ -297,6 +297,7 @@ async fn a_request_whose_parts_can_never_fit_into_the_budget_is_refused_for_good
     let (one, two) = (Central::start().await, Central::start().await);
     let mut config = agent_config(&[&one, &two]);
     config.memory.limit_mib = Some(1);
+    config.memory.request_share_percentage = 50;
     config.receiver.connections.connection_memory_mib = Some(16);
     let agent = Running::start(config).await;
     // Half of a MiB is for requests; this one and its parts for two owners are more.
