@@ -224,7 +224,12 @@ async fn of_limits(judge: &mut Judge) -> Result<()> {
         })
     };
     let narrow = agent(json!({"traces": patient(4)}), &graph, &red).await?;
-    let small = agent(json!({"traces": patient(1000), "memory": {"limit_mib": 8}}), &graph, &red).await?;
+    let small = agent(
+        json!({"traces": patient(1000), "memory": {"limit_mib": 8, "request_share_percentage": 50}}),
+        &graph,
+        &red,
+    )
+    .await?;
     judge.store.scrape(&narrow, "agent", "narrow")?;
     judge.store.scrape(&small, "agent", "small")?;
     graph.pause();
