@@ -47,7 +47,7 @@ const share = (part, all) => element("span", { class: part > 0 ? (part / all > 0
 
 function drawRed(rows) {
   table($("red"), [
-    ["Service", (row) => row.service, "name"], ["Span", (row) => row.span, "name"], ["Kind", (row) => row.kind],
+    ["Service", (row) => row.service, "name"], ["Span", (row) => row.span, "name"], ["Kind", (row) => row.kind, "word"],
     ["Calls/s", (row) => number(row.rate, 2), "number"], ["Errors", (row) => share(row.errors, row.calls), "number"],
     ["p50", (row) => duration(row.p50_ms), "number"], ["p95", (row) => duration(row.p95_ms), "number"], ["p99", (row) => duration(row.p99_ms), "number"],
   ], rows.filter((row) => row.calls > 0).slice(0, 200), "No span has been counted in this range. Point OTEL_EXPORTER_OTLP_ENDPOINT at the agent.");
@@ -55,7 +55,7 @@ function drawRed(rows) {
 
 function drawEdges(rows) {
   table($("edges"), [
-    ["Client", (row) => row.client, "name"], ["Server", (row) => row.server, "name"], ["Type", (row) => row.connection_type || "request"],
+    ["Client", (row) => row.client, "name"], ["Server", (row) => row.server, "name"], ["Type", (row) => row.connection_type || "request", "word"],
     ["Calls/s", (row) => number(row.rate, 2), "number"], ["Failed", (row) => share(row.failed, row.calls), "number"], ["p95", (row) => duration(row.p95_ms), "number"],
   ], rows, "No edge yet: an edge needs spans of both sides.");
 }
