@@ -14,18 +14,22 @@ use crate::exporter::embedded;
 use crate::stores::ExportersConfig;
 use crate::testing::{Spanned, span, traces};
 
-/// A process on free ports with the embedded store in `folder`.
-fn config(folder: &TempDir, name: &str) -> Config {
-    let mut config = Config::laptop();
-    let endpoints = [
+/// Has all ports but the console's at one address.
+fn listen(config: &mut Config, address: &str) {
+    for endpoint in [
         &mut config.receiver.protocols.grpc.endpoint,
         &mut config.receiver.protocols.http.endpoint,
         &mut config.telemetry.metrics.endpoint,
         &mut config.health.endpoint,
-    ];
-    for endpoint in endpoints {
-        "127.0.0.1:0".clone_into(endpoint);
+    ] {
+        address.clone_into(endpoint);
     }
+}
+
+/// A process on free ports with the embedded store in `folder`.
+fn config(folder: &TempDir, name: &str) -> Config {
+    let mut config = Config::laptop();
+    listen(&mut config, "127.0.0.1:0");
     config.console.endpoint.set_port(0);
     let path = folder.path().join(name);
     config.exporters = ExportersConfig {
@@ -146,15 +150,7 @@ async fn a_configuration_that_cannot_work_binds_nothing() {
     config.servicegraph.store.ttl = Duration::ZERO;
     // Whoever bound a port before everything is checked would stumble over one that is taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoints = [
-        &mut config.receiver.protocols.grpc.endpoint,
-        &mut config.receiver.protocols.http.endpoint,
-        &mut config.telemetry.metrics.endpoint,
-        &mut config.health.endpoint,
-    ];
-    for endpoint in endpoints {
-        *endpoint = taken.local_addr().unwrap().to_string();
-    }
+    listen(&mut config, &taken.local_addr().unwrap().to_string());
     let error = Central::build(config, Role::All, Drain::new(Duration::from_secs(1))).await.err().unwrap();
     assert!(error.to_string().contains("servicegraph.store.ttl"), "{error}");
     assert!(!folder.path().join("all.sqlite").exists());

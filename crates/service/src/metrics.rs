@@ -126,6 +126,17 @@ impl Debug for Registry {
     }
 }
 
+/// The first row of a table of [`Registry::document`] that a page does not have. Its labels are left out, because
+/// some are known only once a series is there.
+pub fn undocumented<'a>(page: &str, table: &'a str) -> Option<&'a str> {
+    table.lines().find(|row| {
+        let cells: Vec<_> = row.splitn(5, '|').collect();
+        let [_, name, kind, _, meaning] = cells[..] else { return true };
+        let start = format!("|{name}|{kind}|");
+        !page.lines().any(|line| line.starts_with(&start) && line.ends_with(meaning))
+    })
+}
+
 impl Registry {
     /// An empty registry.
     pub fn new() -> Self {

@@ -143,3 +143,17 @@ fn help_texts_stay_on_their_line() {
     assert!(registry.encode().starts_with("# HELP mirador_x One two \\\"three\\\" \\\\ four.\n# TYPE"));
     assert_eq!(registry.describe()[0].help, "One two \"three\" \\ four.");
 }
+
+#[test]
+fn a_metric_that_a_page_does_not_have_is_named_whatever_its_labels() {
+    let registry = Registry::new();
+    registry.counter("mirador_a", "What a means.");
+    registry.counter("mirador_b", "What b means.");
+    let table = registry.document();
+    assert_eq!(undocumented(&table, &table), None);
+    assert_eq!(undocumented(&table.replace("|  |", "| `role` |"), &table), None);
+    let row = table.lines().find(|row| row.contains("mirador_b")).unwrap();
+    for page in [table.replace("What b means.", "What it meant."), table.replace("mirador_b", "mirador_c")] {
+        assert_eq!(undocumented(&page, &table), Some(row));
+    }
+}
